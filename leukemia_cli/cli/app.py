@@ -1,0 +1,594 @@
+"""The commands of `leuk`, and the one boundary where an error becomes two lines and an exit code.
+
+A command parses, reads its small inputs, and only then imports its step: help, completion and "there is no manifest here"
+load neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Literal
+
+import typer
+
+from leukemia_cli import __version__
+from leukemia_cli.cli import options
+from leukemia_cli.cli.console import Console
+from leukemia_cli.cli.options import Shared, with_shared
+from leukemia_cli.domain import Manifest
+from leukemia_cli.errors import Interrupted, LeukError, UsageError
+from leukemia_cli.workspace import RunFolder, Workspace, disk_errors, find_run, open_workspace
+
+app = typer.Typer(
+    name="leuk",
+    help="Classify leukaemia from microscope images of blood smears, and know how far to believe it. Research use only.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # Rich's help would double the time of `leuk --help`
+    pretty_exceptions_enable=False,
+)
+
+
+# ------------------------------------------------------------------------------------------------------ boundary
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; give its exit code. Nothing but this turns errors into text."""
+    console = Console(debug="--debug" in arguments, as_json="--json" in arguments)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    if not console.debug and not {"-v", "--verbose"} & set(arguments):
+        warnings.simplefilter("ignore")
+    try:
+        with _sigterm_raises():
+            result = app(args=list(arguments), prog_name="leuk", standalone_mode=False, obj=console)
+        return result if isinstance(result, int) else 0
+    except LeukError as error:
+        if console.debug:
+            _show_traceback()
+        console.error(error)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        console.error(Interrupted(130, "stopped by Ctrl-C", ""))
+        return 130
+    except BrokenPipeError:
+        # The reader, `head` say, has had enough: nobody is left to tell. What Python flushes at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _other(console, error)
+
+
+def _other(console: Console, error: Exception) -> int:
+    """Report a usage error of the argument parser, a full disk or lack of memory, or else a bug."""
+    parser_message = getattr(error, "format_message", None)
+    if parser_message is not None and getattr(error, "exit_code", None) is not None:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "leuk"
+        text = parser_message().strip()
+        if not text:  # no command was given: the parser has printed the help
+            return int(getattr(error, "exit_code", 2))
+        console.error(UsageError(text.splitlines()[0], f"See: {path} --help"))
+        return 2
+    if console.debug:
+        _show_traceback()
+    try:
+        if isinstance(error, OSError):
+            with disk_errors(Path(str(error.filename or "the output"))):
+                raise error
+    except LeukError as known:
+        console.error(known)
+        return known.exit_code
+    except OSError:
+        pass
+    kind = type(error).__name__
+    console.error(LeukError(f"{kind}: {error}", "This is a bug in leuk. Run it again with --debug for the traceback"))
+    return 1
+
+
+def _show_traceback() -> None:
+    import traceback
+
+    traceback.print_exc(file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Have SIGTERM raise Interrupted, so that files are closed and nothing is left half written."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise Interrupted(143, "stopped by SIGTERM", "")
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# ------------------------------------------------------------------------------------------------- small inputs
+
+
+def _opened(shared: Shared) -> tuple[Workspace, Manifest]:
+    from leukemia_cli.data.manifest import read_manifest
+
+    workspace = open_workspace(shared.workspace, create=False)
+    return workspace, read_manifest(workspace)
+
+
+def _found(shared: Shared, workspace: Workspace, wanted: str | None, manifest: str | None) -> RunFolder:
+    """Find the run that is meant; where none is named it is the best, and that is said."""
+    found = find_run(workspace, wanted, manifest=manifest)
+    if wanted is None:
+        score = (found.facts.get("validation") or {}).get("balanced_accuracy")
+        told = "not validated" if score is None else f"validation balanced accuracy {score:.3f}"
+        shared.console.note(f"run {found.id} (best of this manifest: {told})")
+    return found
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+# ----------------------------------------------------------------------------------------------------- commands
+
+
+@app.command(epilog="Example: leuk prepare sample_images --task binary")
+@with_shared
+def prepare(
+    shared: Shared,
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="A folder, CLASS=FOLDER, or a dataset YAML.")
+    ],
+    task: Annotated[str | None, typer.Option(help="binary, five-class, or a task YAML.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Keep only these of the task's classes: ALL,AML,HTL.")] = None,
+    positive: Annotated[str | None, typer.Option(help="The positive one of two classes.")] = None,
+    layout: Annotated[str, typer.Option(help="auto, folders, all-idb1, taleqani or csv.")] = "auto",
+    labels: Annotated[Path | None, typer.Option(help="CSV of path,label[,group][,split][,source].")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column that holds the label.")] = None,
+    group_by: Annotated[
+        str,
+        typer.Option(
+            help="auto, none, parent, column:NAME, regex:PATTERN or file:CSV[:COLUMN]: what must not be split."
+        ),
+    ] = "auto",
+    val: Annotated[float | None, typer.Option(help="Share for choices (default 0.15).")] = None,
+    calib: Annotated[float | None, typer.Option(help="Share for calibration (default 0.15).")] = None,
+    test: Annotated[float | None, typer.Option(help="Share for the test (default 0.2).")] = None,
+    folds: Annotated[int | None, typer.Option(help="Deal into K folds instead, for sets with few groups.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be read.")] = False,
+    max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
+) -> None:
+    """Read a dataset, open every image, group it, and deal whole groups into splits or folds."""
+    from leukemia_cli.learning.machine import granted_cores
+    from leukemia_cli.steps.prepare import PrepareSettings
+    from leukemia_cli.steps.prepare import prepare as step
+
+    settings = PrepareSettings(
+        sources=tuple(sources),
+        task=task,
+        classes=options.listed(classes, "--classes", str),
+        positive=positive,
+        layout=layout,
+        labels=None if labels is None else str(labels),
+        label_column=label_column,
+        group_by=group_by,
+        val=val,
+        calib=calib,
+        test=test,
+        folds=folds,
+        skip_bad=skip_bad,
+        max_megapixels=max_megapixels,
+        workers=shared.workers or granted_cores(),
+        seed=shared.seed,
+        command=tuple(sys.argv),
+    )
+    workspace = open_workspace(shared.workspace, create=True)
+    done = step(workspace, settings, track=shared.console.track, note=shared.console.note)
+    facts = done.as_json()
+    if shared.console.as_json:
+        shared.console.document(facts)
+        return
+    names = list(done.manifest.task.classes)
+    rows = [[part, *(str(counts.get(c, 0)) for c in names)] for part, counts in facts["splits"].items()]
+    title = (
+        f"{done.manifest.task.title}: {facts['images']} images in {facts['groups']} groups ({facts['groups_source']})"
+    )
+    shared.console.table(title, ["part", *names], rows)
+    shared.console.out(f"manifest: {workspace.manifest_folder / 'manifest.csv'}")
+    shared.console.note("next: leuk train --backbone senet --variant dropout" + _same_workspace(shared))
+
+
+def _same_workspace(shared: Shared) -> str:
+    return "" if shared.workspace == Path("leuk-workspace") else f" --workspace {shared.workspace}"
+
+
+@app.command(epilog="Example: leuk train --backbone senet --variant dropout")
+@with_shared
+def train(
+    ctx: typer.Context,
+    shared: Shared,
+    backbone: Annotated[str, typer.Option(help=f"{options.backbones()}.")] = "senet",
+    variant: Annotated[str, typer.Option(help=f"{options.variants()}.")] = "dropout",
+    name: Annotated[str | None, typer.Option(help="A name for the run.")] = None,
+    fold: Annotated[str | None, typer.Option(help="One fold, or all (default) of a manifest of folds.")] = None,
+    tune: Annotated[
+        Literal["head", "last-stage", "all"], typer.Option(help="How much is trained; head uses cached features.")
+    ] = "head",
+    weights: Annotated[
+        str, typer.Option(help="auto (pretrained), none (random), or a .safetensors or .pth file.")
+    ] = "auto",
+    epochs: Annotated[int | None, typer.Option(help="Most epochs (default: 40 for head, 15 otherwise).")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step (default: 64 for head, 16 otherwise).")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate (default: 1e-3 for head, 1e-4 otherwise).")
+    ] = None,
+    feature_sizes: Annotated[str | None, typer.Option(help="Hidden widths to choose from: 1024,512,1024-256.")] = None,
+    dropout_rates: Annotated[str | None, typer.Option(help="Dropout rates to choose from: 0.2,0.4.")] = None,
+    select: Annotated[str | None, typer.Option(help="Numbers of features to choose from: none,512.")] = None,
+    kernels: Annotated[str | None, typer.Option("--kernel", help="Kernels of --variant svm: linear,rbf.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run; latest will do.")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Default 0.01.")] = None,
+    warmup_epochs: Annotated[float | None, typer.Option(help="Default: 2 for head, 1 otherwise.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Epochs without gain before stopping (default 10 or 5).")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Default 0.05.")] = None,
+    class_weights: Annotated[bool, typer.Option(help="Give every class the same say in the loss.")] = True,
+    accumulate: Annotated[int, typer.Option(help="Batches a step (fine-tuning).")] = 1,
+    clip_norm: Annotated[float | None, typer.Option(help="Longest gradient (default 1).")] = None,
+    views: Annotated[
+        int, typer.Option(help="Views of each training image for --tune head, the plain one included.")
+    ] = 4,
+    augment: Annotated[bool, typer.Option(help="Turn, flip, scale, stain and blur training views.")] = True,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Of fine-tuning; auto is bf16 on a GPU that has it.")
+    ] = "auto",
+    fit: Annotated[
+        Literal["squash", "crop", "pad"],
+        typer.Option(help="How an image becomes a square: whole, its centre, or padded."),
+    ] = "squash",
+    input_size: Annotated[int | None, typer.Option(help="Side of the square, px (default: the backbone's).")] = None,
+    max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
+    checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints of fine-tuning.")] = 300.0,
+) -> None:
+    """Train a classifier from the manifest and keep it as a run."""
+    workspace, manifest = _opened(shared)
+    if resume is not None:
+        allowed = ("resume", "workspace", "device", "workers", "as_json", "quiet", "verbose", "debug", "config")
+        clash = options.explicit(ctx, allowed)
+        if clash:
+            raise UsageError(
+                f"{', '.join(clash)} cannot be set with --resume",
+                "A resumed run keeps the settings it was started with",
+            )
+        find_run(workspace, resume, manifest=None, finished=False)
+    options_of_variant: dict[str, Any] = {
+        "feature_sizes": options.listed(feature_sizes, "--feature-sizes", options.stack),
+        "dropout_rates": options.listed(dropout_rates, "--dropout-rates", float),
+        "selected": options.listed(select, "--select", options.count_or_none),
+        "kernels": options.listed(kernels, "--kernel", options.kernel),
+        "fold": options.folds(fold),
+    }
+    options.check_names(backbone, variant)
+    from leukemia_cli.steps import train as steps
+
+    track, note = shared.console.track, shared.console.note
+    if resume is not None:
+        done = steps.resume(
+            workspace, manifest, resume,
+            device=None if shared.device == "auto" else shared.device, workers=shared.workers,
+            track=track, note=note,
+        )  # fmt: skip
+    else:
+        settings = steps.TrainSettings(
+            backbone=backbone, variant=variant, name=name, tune=tune, weights=weights, epochs=epochs,
+            batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs, patience=patience,
+            label_smoothing=label_smoothing, class_weights=class_weights, accumulate=accumulate, clip_norm=clip_norm,
+            views=views, augment=augment, precision=precision, fit=fit, input_size_px=input_size,
+            max_megapixels=max_megapixels, checkpoint_every_s=checkpoint_every, device=shared.device,
+            workers=shared.workers, seed=shared.seed, **options_of_variant,
+        )  # fmt: skip
+        done = steps.train(workspace, manifest, settings, command=tuple(sys.argv), track=track, note=note)
+    _report_run(shared, done.as_json())
+
+
+def _report_run(shared: Shared, facts: dict[str, Any]) -> None:
+    if shared.console.as_json:
+        shared.console.document(facts)
+        return
+    rows = [
+        [key, _shown(facts[key])] for key in ("task", "backbone", "variant", "weights", "tune", "choice", "best_epoch")
+    ]
+    validation = facts["validation"]
+    rows += [[f"validation {key}", _shown(validation[key])] for key in ("balanced_accuracy", "macro_f1", "auroc")]
+    rows += [["validated on", facts["validated_on"]], ["seconds", _shown(facts["seconds"])]]
+    shared.console.table(f"run {facts['run']}", ["", ""], rows)
+    shared.console.out(f"run: {facts['folder']}")
+    shared.console.note(f"next: leuk evaluate {facts['run']}" + _same_workspace(shared))
+
+
+@app.command(
+    "extract-features", epilog="Example: leuk extract-features --backbone senet --output features.csv --format csv"
+)
+@with_shared
+def extract_features(
+    shared: Shared,
+    run_wanted: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="Use the backbone of this run.")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help=f"Use a pretrained backbone: {options.backbones()}.")] = None,
+    weights: Annotated[str, typer.Option(help="auto, none, or a file; with --backbone.")] = "auto",
+    split: Annotated[Literal["all", "train", "val", "calib", "test"], typer.Option(help="Which images.")] = "all",
+    form: Annotated[
+        Literal["safetensors", "npz", "csv", "parquet"], typer.Option("--format", help="Of --output.")
+    ] = "safetensors",
+    output: Annotated[Path | None, typer.Option(help="Write the features to this file as well.")] = None,
+    fit: Annotated[Literal["squash", "crop", "pad"], typer.Option(help="With --backbone, as in train.")] = "squash",
+    input_size: Annotated[int | None, typer.Option(help="With --backbone, as in train.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images through the backbone at once.")] = 16,
+    max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
+) -> None:
+    """Keep the feature vector of every image, for your own analyses or for fit-svm."""
+    workspace, manifest = _opened(shared)
+    found = None
+    if backbone is None:
+        found = _found(shared, workspace, run_wanted, manifest.fingerprint)
+    elif run_wanted is not None:
+        raise UsageError("--run and --backbone exclude each other", "Name one of them")
+    else:
+        options.check_names(backbone, None)
+    from leukemia_cli.steps.extract_features import ExtractSettings
+    from leukemia_cli.steps.extract_features import extract_features as step
+
+    settings = ExtractSettings(
+        backbone=backbone, weights=weights, split=split, format=form, output=output, fit=fit, input_size_px=input_size,
+        batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device, workers=shared.workers, seed=shared.seed,
+    )  # fmt: skip
+    done = step(workspace, manifest, found, settings, track=shared.console.track, note=shared.console.note)
+    facts = done.as_json()
+    if shared.console.as_json:
+        shared.console.document(facts)
+        return
+    shared.console.out(f"{facts['images']} images of {facts['groups']} groups, {facts['width']} features each")
+    shared.console.out(f"features: {facts['output'] or facts['folder']}")
+    shared.console.note(f"next: leuk fit-svm --features {facts['features']}" + _same_workspace(shared))
+
+
+@app.command("fit-svm", epilog="Example: leuk fit-svm --backbone senet --kernel linear,rbf")
+@with_shared
+def fit_svm(
+    shared: Shared,
+    features: Annotated[str | None, typer.Option(metavar="ID", help="A set made by extract-features.")] = None,
+    run_wanted: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="Use the backbone of this run.")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help=f"Use a pretrained backbone: {options.backbones()}.")] = None,
+    weights: Annotated[str, typer.Option(help="auto, none, or a file; with --backbone.")] = "auto",
+    name: Annotated[str | None, typer.Option(help="A name for the run.")] = None,
+    kernels: Annotated[
+        str | None, typer.Option("--kernel", help="Kernels to choose from (default linear,rbf).")
+    ] = None,
+    select: Annotated[str | None, typer.Option(help="Numbers of features to choose from (default none).")] = None,
+    fit: Annotated[Literal["squash", "crop", "pad"], typer.Option(help="With --backbone, as in train.")] = "squash",
+    input_size: Annotated[int | None, typer.Option(help="With --backbone, as in train.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images through the backbone at once.")] = 16,
+    max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
+) -> None:
+    """Fit a support vector machine on features; the result is a run like any other."""
+    if sum(given is not None for given in (features, run_wanted, backbone)) > 1:
+        raise UsageError("--features, --run and --backbone exclude each other", "Name one of them")
+    workspace, manifest = _opened(shared)
+    found = None
+    if features is None and backbone is None:
+        found = _found(shared, workspace, run_wanted, manifest.fingerprint)
+    if backbone is not None:
+        options.check_names(backbone, None)
+    chosen: dict[str, Any] = {
+        "kernels": options.listed(kernels, "--kernel", options.kernel),
+        "selected": options.listed(select, "--select", options.count_or_none),
+    }
+    from leukemia_cli.steps.fit_svm import FitSvmSettings
+    from leukemia_cli.steps.fit_svm import fit_svm as step
+
+    settings = FitSvmSettings(
+        features=features, backbone=backbone, weights=weights, name=name, fit=fit, input_size_px=input_size,
+        batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device, workers=shared.workers,
+        seed=shared.seed, **chosen,
+    )  # fmt: skip
+    done = step(
+        workspace, manifest, found, settings,
+        command=tuple(sys.argv), track=shared.console.track, note=shared.console.note,
+    )  # fmt: skip
+    _report_run(shared, done.as_json())
+
+
+@app.command(epilog="Example: leuk evaluate best")
+@with_shared
+def evaluate(
+    shared: Shared,
+    run_wanted: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run (default: best).")] = None,
+    split: Annotated[Literal["test", "val"], typer.Option(help="Which part to judge on.")] = "test",
+    resamples: Annotated[int, typer.Option(help="Of the bootstrap behind the intervals.")] = 2000,
+    batch_size: Annotated[int, typer.Option(help="Images through the backbone at once.")] = 16,
+    max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
+) -> None:
+    """Judge a run on images that it has not seen, with an interval on every number."""
+    workspace, manifest = _opened(shared)
+    found = _found(shared, workspace, run_wanted, manifest.fingerprint)
+    from leukemia_cli.steps.evaluate import EvaluateSettings
+    from leukemia_cli.steps.evaluate import evaluate as step
+
+    settings = EvaluateSettings(
+        split=split, resamples=resamples, batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device,
+        workers=shared.workers, seed=shared.seed,
+    )  # fmt: skip
+    done = step(workspace, manifest, found, settings, track=shared.console.track, note=shared.console.note)
+    report = done.as_json()
+    if shared.console.as_json:
+        shared.console.document(report)
+        return
+    for line in report["warnings"]:
+        shared.console.note(f"warning: {line}")
+    rows = [
+        [name, _shown(m["value"]), _shown(m["low"]), _shown(m["high"]), str(m["n"]), str(m["groups"]), m["method"]]
+        for name, m in report["metrics"].items()
+    ]
+    pooled = f", {report['folds']} folds pooled" if report["folds"] else ""
+    shared.console.table(
+        f"run {report['run']} on {report['split']}{pooled}",
+        ["metric", "value", "low", "high", "images", "groups", "interval"],
+        rows,
+    )
+    shared.console.out(f"report: {done.folder / 'report.md'}")
+
+
+@app.command(epilog="Example: leuk classify slide.png   or: find smears -name '*.png' | leuk classify - --format csv")
+@with_shared
+def classify(
+    shared: Shared,
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs, @FILE with a list, or - for stdin.")
+    ],
+    run_wanted: Annotated[str | None, typer.Option("--run", metavar="RUN", help="A run (default: best).")] = None,
+    form: Annotated[
+        Literal["table", "csv", "jsonl", "json"] | None,
+        typer.Option("--format", help="Default: table on a terminal, csv elsewhere."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images through the network at once.")] = 16,
+    max_megapixels: Annotated[float, typer.Option(help="Larger images become error rows.")] = 200.0,
+) -> None:
+    """Classify images: one row for each, in order; a broken one is an error row and the rest go on."""
+    found = _classifying_run(shared, run_wanted)
+    from leukemia_cli.steps import classify as steps
+
+    settings = steps.ClassifySettings(
+        batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device, workers=shared.workers
+    )
+    if shared.console.as_json:
+        form = "json"
+    if form is None:
+        form = "table" if sys.stdout.isatty() and output is None else "csv"
+    failed, total = steps.write_findings(
+        found,
+        inputs,
+        settings,
+        form=form,
+        output=output,
+        stdin=sys.stdin.buffer,
+        out=shared.console.out,
+        table=shared.console.table,
+        track=shared.console.track,
+        note=shared.console.note,
+    )
+    shared.console.documents += form == "json" and output is None
+    if failed:
+        raise steps.some_failed(failed, total)
+
+
+def _classifying_run(shared: Shared, wanted: str | None) -> RunFolder:
+    """Find the run; a path needs no workspace, and `best` prefers the manifest that lies in it."""
+    from leukemia_cli.workspace import RUN_FILE, read_run_folder
+
+    if wanted is not None and (Path(wanted) / RUN_FILE).is_file():
+        return read_run_folder(Path(wanted))
+    workspace = open_workspace(shared.workspace, create=False)
+    manifest = None
+    if (workspace.manifest_folder / "manifest.json").exists():
+        from leukemia_cli.workspace import read_json
+
+        manifest = read_json(workspace.manifest_folder / "manifest.json", "manifest").get("fingerprint")
+    return _found(shared, workspace, wanted, manifest)
+
+
+@app.command(epilog="Example: leuk runs --workspace leuk-workspace")
+@with_shared
+def runs(shared: Shared) -> None:
+    """List the runs of the workspace."""
+    workspace = open_workspace(shared.workspace, create=False)
+    from leukemia_cli.steps.runs import runs as step
+
+    listed = step(workspace)
+    if shared.console.as_json:
+        shared.console.document(listed.as_json())
+        return
+    headers = ["run", "state", "backbone", "variant", "tune", "validation", "reports"]
+    rows = [
+        [
+            row["run"] + ("" if row["from_current_manifest"] else " (other manifest)"),
+            row["state"],
+            _shown(row["backbone"]),
+            _shown(row["variant"]),
+            _shown(row["tune"]),
+            _shown(row["validation_balanced_accuracy"]),
+            ", ".join(row["reports"]) or "–",
+        ]
+        for row in listed.runs
+    ]
+    shared.console.table(f"runs in {workspace.root} (validation: balanced accuracy)", headers, rows)
+    for damaged in listed.damaged:
+        shared.console.note(f"warning: {damaged['path']}: {damaged['reason']}")
+
+
+@app.command(epilog="Example: leuk doctor")
+@with_shared
+def doctor(shared: Shared) -> None:
+    """Look at versions, device, cores, weights and the workspace."""
+    from leukemia_cli.steps.doctor import doctor as step
+
+    found = step(shared.workspace)
+    if shared.console.as_json:
+        shared.console.document(found.as_json())
+    else:
+        shared.console.table("", ["", "what", "found"], [[c.state, c.name, c.says] for c in found.checks])
+    if not found.healthy:
+        raise typer.Exit(code=found.exit_code)
+
+
+@app.command("sample-images", epilog="Example: leuk sample-images smears --patients 3")
+@with_shared
+def sample_images(
+    shared: Shared,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to draw into.")],
+    patients: Annotated[int, typer.Option(help="Drawn patients a class.")] = 6,
+) -> None:
+    """Draw small smears to try leuk on. They are drawings: good for no medical conclusion."""
+    from leukemia_cli.steps.sample_images import sample_images as step
+
+    done = step(out, patients=patients, seed=shared.seed, track=shared.console.track)
+    facts = done.as_json()
+    if shared.console.as_json:
+        shared.console.document(facts)
+        return
+    shared.console.out(f"{facts['images']} drawn fields in {out}, and one larger one: {facts['slide']}")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"leuk {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """Classify leukaemia from microscope images of blood smears, and know how far to believe it. Research use only."""
+    del version

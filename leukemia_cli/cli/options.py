@@ -1,0 +1,220 @@
+"""The flags that commands share, how lists in flags are read, and how a config file stands in for flags."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from leukemia_cli.catalog import BACKBONES, VARIANTS, find_backbone, find_variant
+from leukemia_cli.cli.console import Console
+from leukemia_cli.errors import DataError, UsageError
+
+Parsed = typing.TypeVar("Parsed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What every command takes."""
+
+    workspace: Path
+    device: str
+    seed: int
+    workers: int | None
+    console: Console
+
+
+def _load_config(ctx: typer.Context, file: Path | None) -> Path | None:
+    """Let a YAML file's keys stand for flags that are not given; raises UsageError for a key that is no flag."""
+    if file is None:
+        return None
+    import yaml
+
+    try:
+        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read config {file}: {error.strerror}", "Check the path after --config") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"config {file} is not YAML: {str(error).splitlines()[0]}", "Write `flag: value` lines"
+        ) from error
+    stored = {} if stored is None else stored
+    if not isinstance(stored, dict):
+        raise UsageError(f"config {file} is not a list of `flag: value` lines", "For example: backbone: senet")
+    flags = {
+        option.removeprefix("--"): parameter.name
+        for parameter in ctx.command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+        if option.startswith("--") and parameter.name not in ("config", "help")
+    }
+    defaults: dict[str, Any] = {}
+    for key, value in stored.items():
+        flag = str(key).replace("_", "-")
+        name = flags.get(flag)
+        if name is None:
+            near = difflib.get_close_matches(flag, flags, n=1)
+            guess = f"Did you mean {near[0]!r}? " if near else ""
+            raise UsageError(
+                f"config {file} sets {key!r}, which is no flag of this command",
+                f"{guess}Known: {', '.join(sorted(flags))}",
+            )
+        if isinstance(value, list) and not _is_multiple(ctx, name):
+            defaults[name] = ",".join(str(part) for part in value)
+        else:
+            defaults[name] = value
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    return file
+
+
+def _is_multiple(ctx: typer.Context, name: str) -> bool:
+    return any(parameter.name == name and getattr(parameter, "multiple", False) for parameter in ctx.command.params)
+
+
+_SHARED: dict[str, tuple[Any, Any]] = {
+    "workspace": (
+        Annotated[
+            Path,
+            typer.Option("--workspace", "-w", envvar="LEUK_WORKSPACE", help="Folder of manifest, runs and reports."),
+        ],
+        Path("leuk-workspace"),
+    ),
+    "device": (Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")], "auto"),
+    "seed": (Annotated[int, typer.Option(min=0, help="Same seed, same result.")], 0),
+    "workers": (
+        Annotated[int | None, typer.Option(min=1, help="Threads that read images (default: the cores granted).")],
+        None,
+    ),
+    "as_json": (Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")], False),
+    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")], False),
+    "verbose": (Annotated[bool, typer.Option("--verbose", "-v", help="Warnings of libraries too.")], False),
+    "debug": (Annotated[bool, typer.Option(help="Show the traceback of an error.")], False),
+    "config": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                "--config", is_eager=True, callback=_load_config, help="YAML file of flags; a flag given wins."
+            ),
+        ],
+        None,
+    ),
+}
+
+
+def with_shared(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the shared flags; it receives them as one `shared` value beside its own."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    own = [p for name, p in inspect.signature(command).parameters.items() if name not in ("shared", "ctx")]
+    takes_context = "ctx" in hints
+
+    def called(ctx: typer.Context, **flags: Any) -> None:
+        taken = {name: flags.pop(name) for name in _SHARED}
+        console: Console = ctx.obj if isinstance(ctx.obj, Console) else Console()
+        console.as_json, console.quiet = taken["as_json"], taken["quiet"]
+        console.verbose, console.debug = taken["verbose"], taken["debug"] or console.debug
+        shared = Shared(
+            workspace=taken["workspace"],
+            device=taken["device"],
+            seed=taken["seed"],
+            workers=taken["workers"],
+            console=console,
+        )
+        command(shared=shared, **({"ctx": ctx} if takes_context else {}), **flags)
+
+    context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+        for name, (kind, default) in _SHARED.items()
+    ]
+    mine = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in own]
+    called.__signature__ = inspect.Signature([context, *mine, *added])  # type: ignore[attr-defined]
+    called.__annotations__ = {"ctx": typer.Context, **{p.name: p.annotation for p in (*mine, *added)}}
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    return called
+
+
+# ------------------------------------------------------------------------------------------------------- lists
+
+
+def listed(text: str | None, flag: str, parse: Callable[[str], Parsed]) -> tuple[Parsed, ...] | None:
+    """Read `a,b,c`; None stays None. Raises UsageError naming the part that cannot be read."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in str(text).split(",") if part.strip()]
+    if not parts:
+        raise UsageError(f"{flag} is empty", "Write values with commas between them")
+    read = []
+    for part in parts:
+        try:
+            read.append(parse(part))
+        except ValueError as error:
+            raise UsageError(f"{flag}: {part!r} cannot be read", "Write numbers with commas between them") from error
+    return tuple(dict.fromkeys(read))
+
+
+def positive_int(text: str) -> int:
+    """Read a whole number above 0; raises ValueError."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def stack(text: str) -> tuple[int, ...]:
+    """Read `1024-256` as hidden widths from first to last; raises ValueError."""
+    return tuple(positive_int(part) for part in text.split("-"))
+
+
+def count_or_none(text: str) -> int | None:
+    """Read a count, or `none` for all features; raises ValueError."""
+    return None if text.lower() in ("none", "all") else positive_int(text)
+
+
+def kernel(text: str) -> Literal["linear", "rbf"]:
+    """Read a kernel's name; raises ValueError."""
+    if text == "linear":
+        return "linear"
+    if text == "rbf":
+        return "rbf"
+    raise ValueError(text)
+
+
+def backbones() -> str:
+    """List what --backbone takes."""
+    return f"{', '.join(BACKBONES)}, or timm:NAME"
+
+
+def variants() -> str:
+    """List what --variant takes, with what each is."""
+    return "; ".join(f"{v.name}: {v.title}" for v in VARIANTS.values())
+
+
+def check_names(backbone: str, variant: str | None) -> None:
+    """Raise UsageError for a backbone or variant that no table holds, before anything heavy is loaded."""
+    find_backbone(backbone)
+    if variant is not None:
+        find_variant(variant)
+
+
+def folds(text: str | None) -> int | Literal["all"] | None:
+    """Read --fold: a number or `all`; raises UsageError."""
+    if text is None or text == "all":
+        return "all" if text else None
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"--fold {text!r} is neither a number nor 'all'", "Use --fold 0 or --fold all") from None
+
+
+def explicit(ctx: typer.Context, but: Iterable[str]) -> list[str]:
+    """List the flags that were given on the command line or in a config file, except `but`."""
+    return [
+        f"--{name.replace('_', '-')}"
+        for name in ctx.params
+        if name not in but and str(ctx.get_parameter_source(name)).rsplit(".", 1)[-1] in ("COMMANDLINE", "DEFAULT_MAP")
+    ]

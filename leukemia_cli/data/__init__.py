@@ -1,0 +1,1 @@
+"""Dataset folders become samples, samples become a manifest."""

@@ -1,0 +1,401 @@
+"""From what `leuk prepare` was pointed at to candidates: images with a class and, where known, a group.
+
+A SOURCE is a folder, `CLASS=FOLDER`, or a dataset YAML:
+
+    task: five-class                  # a built-in task, a task file, or its keys; --task goes before it
+    sources:
+      - path: AML_cells               # relative to this file
+        name: deepapl                 # default: the folder's name
+        layout: csv                   # default: auto
+        labels: AML_cells/labels.csv
+        label_column: diagnosis
+        map: {APL: AML, unclear: null}          # raw label: class, or null to leave out
+        only: {cell_type: [blast, promyelocyte]}  # rows to keep, by column
+        group_by: column:patient
+      - path: healthy_cells
+        class: HTL                    # every image below is of this class
+        group_by: none
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from leukemia_cli.catalog import TASKS
+from leukemia_cli.data.grouping import WEAKEST_FIRST, group_images, parse_group_by
+from leukemia_cli.data.layouts import (
+    LAYOUTS,
+    Layout,
+    Reading,
+    Source,
+    check_source,
+    find_layout,
+    read_one_class,
+)
+from leukemia_cli.data.tasks import (
+    check_keys,
+    class_of,
+    is_ignored,
+    nearest,
+    plain,
+    read_yaml,
+    resolve_task,
+    text_of,
+    texts_of,
+)
+from leukemia_cli.domain import GroupsSource, Task, counted
+from leukemia_cli.errors import DataError, UsageError
+
+_KEYS = ("path", "name", "layout", "labels", "label_column", "class", "map", "only", "group_by")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceDefaults:
+    """What the flags say of every source that does not say it itself."""
+
+    layout: str = "auto"
+    labels: str | None = None
+    label_column: str | None = None
+    group_by: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An image with its class, before it is opened; `group` is None where none is known."""
+
+    path: str
+    relative: str
+    source: str
+    label: str
+    group: str | None = None
+    split: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """The candidates of all sources, sorted by path; each path once."""
+
+    candidates: tuple[Candidate, ...]
+    groups_source: GroupsSource
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+# -------------------------------------------------------------------------------------------------------- sources
+
+
+def read_sources(
+    arguments: Sequence[str], defaults: SourceDefaults
+) -> tuple[list[Source], str | Mapping[str, Any] | None]:
+    """Take SOURCE arguments apart; give the sources and the task that a dataset YAML names, if one does.
+
+    Raises UsageError for a YAML that is not understood, DataError for a folder that is not there.
+    """
+    sources: list[Source] = []
+    tasks: list[str | Mapping[str, Any]] = []
+    for argument in arguments:
+        if argument.lower().endswith((".yaml", ".yml")) and not os.path.isdir(argument):  # noqa: PTH112
+            listed, task = _read_dataset(argument, defaults)
+            sources += listed
+            if task is not None and task not in tasks:
+                tasks.append(task)
+        else:
+            sources.append(_read_argument(argument, defaults))
+    if not sources:
+        raise UsageError("no SOURCE was given", "Name a folder of images, CLASS=FOLDER, or a dataset YAML")
+    if defaults.labels is not None and len(sources) > 1:
+        raise UsageError(
+            f"--labels {defaults.labels} with {len(sources)} sources leaves open which of them it is for",
+            "List the sources, each with its labels, in a dataset YAML",
+        )
+    if len(tasks) > 1:
+        raise UsageError("the dataset files name different tasks", "Say which one with --task")
+    for source in sources:
+        check_source(source)
+    return _named_apart(sources), tasks[0] if tasks else None
+
+
+def settle_task(
+    wanted: str | None,
+    listed: str | Mapping[str, Any] | None,
+    classes: Sequence[str] | None,
+    positive: str | None,
+) -> Task:
+    """Give the task of the flag, or else of the dataset YAML; raises UsageError where neither names one."""
+    task = wanted or listed
+    if task is None:
+        raise UsageError(
+            "no task was given", f"Use --task {' or --task '.join(TASKS)}, or a task file: --task FILE.yaml"
+        )
+    return resolve_task(task, classes, positive)
+
+
+def _read_argument(argument: str, defaults: SourceDefaults) -> Source:
+    label, equals, folder = argument.partition("=")
+    if not equals or os.path.exists(argument):  # noqa: PTH110
+        label, folder = "", argument
+    if equals and not label and not os.path.exists(argument):  # noqa: PTH110
+        raise UsageError(
+            f"SOURCE {argument!r} names no class before the =", "Write CLASS=FOLDER, for example ALL=images"
+        )
+    path = os.path.abspath(folder)  # noqa: PTH100
+    return _checked(
+        Source(
+            path=path,
+            name=_base_name(path),
+            layout=defaults.layout,
+            labels=os.path.abspath(defaults.labels) if defaults.labels else None,  # noqa: PTH100
+            label_column=defaults.label_column,
+            label=label or None,
+            group_by=defaults.group_by,
+            places=(os.getcwd(),),  # noqa: PTH109
+        ),
+        f"SOURCE {argument}",
+    )
+
+
+def _read_dataset(file: str, defaults: SourceDefaults) -> tuple[list[Source], str | Mapping[str, Any] | None]:
+    if not os.path.exists(file):  # noqa: PTH110
+        raise DataError(f"there is no dataset file {file}", "Check the path")
+    if defaults.labels is not None:
+        raise UsageError("--labels does not go with a dataset YAML", f"Write labels: under its source in {file}")
+    stored = read_yaml(file, "dataset file")
+    check_keys(stored, ("sources", "task"), file)
+    entries = stored.get("sources")
+    if not isinstance(entries, list) or not entries:
+        raise UsageError(f"{file} lists no sources", "Write `sources:` and under it one `- path: FOLDER` for each")
+    folder = os.path.dirname(os.path.abspath(file))  # noqa: PTH100, PTH120
+    sources = [
+        _read_entry(entry, f"source {n} of {file}", folder, defaults) for n, entry in enumerate(entries, start=1)
+    ]
+    task = stored.get("task")
+    if isinstance(task, dict):
+        return sources, task
+    if task is not None:
+        task = text_of(task, f"task in {file}")
+        beside = os.path.join(folder, task)  # noqa: PTH118
+        if task not in TASKS and os.path.isfile(beside):  # noqa: PTH113
+            task = beside
+    return sources, task
+
+
+def _read_entry(entry: object, where: str, folder: str, defaults: SourceDefaults) -> Source:
+    if not isinstance(entry, dict):
+        raise UsageError(f"{where} is no list of keys", "Write it as `- path: FOLDER` with further keys below")
+    check_keys(entry, _KEYS, where)
+    if "path" not in entry:
+        raise UsageError(f"{where} has no path", "Write `path: FOLDER`, relative to the dataset file")
+    said = {key: text_of(value, f"{key} of {where}") for key, value in entry.items() if key not in ("map", "only")}
+    path = os.path.abspath(os.path.join(folder, os.path.expanduser(said["path"])))  # noqa: PTH100, PTH111, PTH118
+    source = Source(
+        path=path,
+        name=said.get("name", _base_name(path)),
+        layout=said.get("layout", "auto" if "class" in said or "labels" in said else defaults.layout),
+        label_column=said.get("label_column", defaults.label_column),
+        label=said.get("class"),
+        map=_read_map(entry.get("map"), where),
+        only=_read_only(entry.get("only"), where),
+        group_by=said.get("group_by", defaults.group_by),
+        places=(folder,),
+    )
+    labels = said.get("labels")
+    return _checked(replace(source, labels=source.locate(labels)) if labels else source, where)
+
+
+def _read_map(stored: object, where: str) -> dict[str, str | None]:
+    if stored is None:
+        return {}
+    if not isinstance(stored, dict):
+        raise UsageError(f"map of {where} is no list of labels", "Write `map: {raw label: CLASS}`")
+    return {
+        text_of(raw, f"label in map of {where}"): None if kind is None else text_of(kind, f"class in map of {where}")
+        for raw, kind in stored.items()
+    }
+
+
+def _read_only(stored: object, where: str) -> dict[str, tuple[str, ...]]:
+    if stored is None:
+        return {}
+    if not isinstance(stored, dict):
+        raise UsageError(f"only of {where} is no list of columns", "Write `only: {column: [value, value]}`")
+    return {
+        text_of(column, f"column in only of {where}"): texts_of(values, f"only of {where}")
+        for column, values in stored.items()
+    }
+
+
+def _checked(source: Source, where: str) -> Source:
+    parse_group_by(source.group_by)
+    if source.label is not None and source.layout not in ("auto", "csv"):
+        raise UsageError(
+            f"{where} has both a class for all its images and layout {source.layout}", "Leave out one of the two"
+        )
+    if source.label is not None and source.map:
+        raise UsageError(f"{where} has both a class for all its images and a map", "Leave out one of the two")
+    return source
+
+
+def _base_name(path: str) -> str:
+    return os.path.basename(path) or "root"  # noqa: PTH119
+
+
+def _named_apart(sources: Sequence[Source]) -> list[Source]:
+    taken: Counter[str] = Counter()
+    named = []
+    for source in sources:
+        taken[source.name] += 1
+        count = taken[source.name]
+        named.append(source if count == 1 else replace(source, name=f"{source.name}-{count}"))
+    return named
+
+
+# ------------------------------------------------------------------------------------------------------ gathering
+
+
+def gather(sources: Sequence[Source], task: Task) -> Gathered:
+    """Read every source and say what each image's class and group are; raises DataError for a label of no class."""
+    candidates: list[Candidate] = []
+    known: dict[str, GroupsSource] = {}
+    warnings: list[str] = []
+    notes: list[str] = []
+    for source in sources:
+        layout, reading, why = _read(source, task)
+        notes.append(f"{source.path}: {why}")
+        notes += reading.notes
+        labels = _labels(source, layout, reading, task, notes)
+        kept = [(image, label) for image, label in zip(reading.images, labels, strict=True) if label is not None]
+        if not kept:
+            raise DataError(
+                f"{source.path} holds no image of a class of task {task.title}",
+                "Name another folder, or another --task or --classes",
+            )
+        kept_reading = replace(reading, images=tuple(image for image, _ in kept))
+        groups, known[source.name] = group_images(source, kept_reading)
+        unknown_count = groups.count(None)
+        if 0 < unknown_count < len(groups):
+            warnings.append(f"{source.name}: no group is known for {unknown_count} of {len(groups)} images")
+        candidates += (
+            Candidate(
+                path=image.path,
+                relative=image.relative,
+                source=image.source or source.name,
+                label=label,
+                group=group,
+                split=image.split,
+            )
+            for (image, label), group in zip(kept, groups, strict=True)
+        )
+    weakest = min(known.values(), key=WEAKEST_FIRST.index)
+    if len(set(known.values())) > 1:
+        told = ", ".join(f"{name}: {GROUPS_TOLD[how]}" for name, how in known.items())
+        warnings.append(
+            f"groups are known in different ways ({told}); all figures count as the weakest: {GROUPS_TOLD[weakest]}"
+        )
+    return Gathered(
+        candidates=tuple(_each_once(candidates, warnings)),
+        groups_source=weakest,
+        warnings=tuple(warnings),
+        notes=tuple(notes),
+    )
+
+
+GROUPS_TOLD: Mapping[GroupsSource, str] = {
+    "given": "given as ids",
+    "filename": "read from names of files or folders",
+    "proposed": "proposed from appearance",
+    "none": "not known for every image",
+}
+
+
+def _read(source: Source, task: Task) -> tuple[Layout | None, Reading, str]:
+    """Give the layout (None for a folder of one class), what it found, and why it was taken."""
+    if source.label is not None and source.labels is None and source.layout == "auto":
+        reading = read_one_class(source, source.label)
+        layout, why = None, f"every image is of class {source.label}, as was said"
+    else:
+        layout, because = find_layout(source, task)
+        if source.only and layout.name != "csv":
+            raise UsageError(
+                f"`only` needs a labels file, and {source.path} has layout {layout.name}",
+                "Use layout csv, or leave it out",
+            )
+        reading, why = layout.read(source, task), f"layout {layout.name} ({because})"
+    if not reading.images:
+        raise DataError(f"no image below {source.path}", "Name the folder that holds the images")
+    return layout, reading, why
+
+
+def _labels(source: Source, layout: Layout | None, reading: Reading, task: Task, notes: list[str]) -> list[str | None]:
+    """Give the class of each image, None where it is left out; says in `notes` what is left out and why."""
+    counts = Counter(image.label for image in reading.images)
+    meant: dict[str, str | None] = {}
+    strange: list[str] = []
+    wanted = {plain(raw): kind for raw, kind in source.map.items()}
+    for raw in wanted.keys() - {plain(raw) for raw in counts}:
+        notes.append(f"{source.name}: no image has the label {raw!r} of its map")
+    for raw, count in counts.items():
+        label = wanted.get(plain(raw), raw)
+        kind = None if label is None else class_of(task, label)
+        if kind is None and label is not None and layout is not None:
+            kind = class_of(task, layout.meaning.get(raw, ""))
+        meant[raw] = kind if kind in task.classes else None
+        if label is None:
+            notes.append(f"{source.name}: {counted(count, 'image')} labelled {raw!r} left out by its map")
+        elif is_ignored(task, label):
+            meant[raw] = None
+            notes.append(f"{source.name}: {counted(count, 'image')} labelled {raw!r} left out: the task ignores them")
+        elif kind is None:
+            strange.append(raw)
+        elif kind not in task.classes:
+            notes.append(f"{source.name}: {counted(count, 'image')} labelled {raw!r} ({kind}) left out by --classes")
+    if strange:
+        raise _no_class(source, strange, counts, task)
+    return [meant[image.label] for image in reading.images]
+
+
+def _no_class(source: Source, strange: Sequence[str], counts: Mapping[str, int], task: Task) -> DataError:
+    listed = ", ".join(f"{raw!r} ({counted(counts[raw], 'image')})" for raw in strange[:8])
+    more = f" and {len(strange) - 8} more" if len(strange) > 8 else ""
+    guesses = [f"{near!r} for {raw!r}" for raw in strange[:3] if (near := nearest(task, raw))]
+    guess = f"Did you mean {', '.join(guesses)}? " if guesses else ""
+    wider = next(
+        (name for name, other in TASKS.items() if other.name != task.name and all(class_of(other, r) for r in strange)),
+        None,
+    )
+    other = f"; or use --task {wider}" if wider else ""
+    what = "labels" if len(strange) > 1 else "label"
+    return DataError(
+        f"{source.path} has {what} of no class of task {task.title}: {listed}{more}",
+        f"{guess}Leave images out with `ignored: [{', '.join(strange[:3])}]` in a task file, or give them a class with "
+        f"`map:` in a dataset YAML{other}",
+    )
+
+
+def _each_once(candidates: Sequence[Candidate], warnings: list[str]) -> list[Candidate]:
+    """Sort by path and drop a file that is named twice; raises DataError where the two tellings differ."""
+    kept: dict[str, Candidate] = {}
+    repeated = 0
+    for candidate in candidates:
+        before = kept.setdefault(candidate.path, candidate)
+        if before is candidate:
+            continue
+        repeated += 1
+        told = [(c.label, c.group, c.split) for c in (before, candidate)]
+        if told[0] != told[1]:
+            what = next(w for w, a, b in zip(("class", "group", "split"), *told, strict=True) if a != b)
+            one, other = (getattr(c, "label" if what == "class" else what) for c in (before, candidate))
+            raise DataError(
+                f"{candidate.path} is named twice, with {what} {one!r} and {other!r}", "Name each image once"
+            )
+    if repeated:
+        warnings.append(f"{counted(repeated, 'image')} named more than once, counted once")
+    return sorted(kept.values(), key=lambda candidate: candidate.path)
+
+
+def layout_names() -> tuple[str, ...]:
+    """Give what `--layout` takes."""
+    return ("auto", *LAYOUTS)

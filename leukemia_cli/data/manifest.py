@@ -1,0 +1,170 @@
+"""The manifest: which images a task has, their classes, groups and parts, as manifest.csv and manifest.json.
+
+Requirements met here:
+- Rows come back as they were written, whatever bytes are in a file's name.
+- The fingerprint is of the images' bytes, classes, groups, parts and the task: moving the images does not change it,
+  and neither does the order of rows.
+- A manifest.csv that is not the one its manifest.json was written with is refused: half a change is never trained on.
+- Reading loads neither numpy nor Pillow.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+from leukemia_cli import __version__
+from leukemia_cli.domain import SPLITS, GroupsSource, Manifest, Sample, Task, fingerprint
+from leukemia_cli.errors import WorkspaceError
+from leukemia_cli.workspace import Workspace, check_schema, fresh_folder, now, read_json, to_json
+
+SCHEMA_VERSION = 1
+COLUMNS = ("path", "label", "group", "split", "fold", "unit", "source", "sha256", "width", "height")
+_TABLE, _FACTS = "manifest.csv", "manifest.json"
+_AGAIN = "Make it again with: leuk prepare SOURCE --task binary"
+
+
+def make_manifest(
+    samples: Iterable[Sample],
+    *,
+    task: Task,
+    seed: int,
+    folds: int | None,
+    groups_source: GroupsSource,
+    warnings: Sequence[str] = (),
+) -> Manifest:
+    """Put samples in order of their paths and fingerprint them."""
+    ordered = tuple(sorted(samples, key=lambda sample: sample.path))
+    return Manifest(
+        task=task,
+        samples=ordered,
+        seed=seed,
+        folds=folds,
+        groups_source=groups_source,
+        warnings=tuple(warnings),
+        fingerprint=manifest_fingerprint(task, ordered),
+    )
+
+
+def manifest_fingerprint(task: Task, samples: Iterable[Sample]) -> str:
+    """Give 16 hex digits that change with any image's bytes, class, group, part or unit, and the task's classes."""
+    rows = sorted(json.dumps([s.sha256, s.label, s.group, s.split, s.fold, s.unit]) for s in samples)
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(row.encode() + b"\n")
+    return fingerprint({"classes": list(task.classes), "positive": task.positive, "rows": digest.hexdigest()})
+
+
+def write_manifest(workspace: Workspace, manifest: Manifest, *, protocol: str, command: Sequence[str] = ()) -> None:
+    """Replace the workspace's manifest whole; `protocol` says how parts came about, `command` is the command line."""
+    table = _table(manifest.samples).encode("utf-8", errors="surrogateescape")
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        "task": manifest.task.as_json(),
+        "seed": manifest.seed,
+        "folds": manifest.folds,
+        "protocol": protocol,
+        "unit": "image",
+        "images": len(manifest.samples),
+        "groups": len({sample.group for sample in manifest.samples}),
+        "groups_source": manifest.groups_source,
+        "warnings": list(manifest.warnings),
+        "fingerprint": manifest.fingerprint,
+        "manifest_sha256": hashlib.sha256(table).hexdigest(),
+        "created": now(),
+        "leuk": __version__,
+        "python": platform.python_version(),
+        "command": list(command),
+    }
+    with fresh_folder(workspace.manifest_folder) as folder:
+        (folder / _TABLE).write_bytes(table)
+        (folder / _FACTS).write_bytes(to_json(facts).encode())
+
+
+def read_manifest(workspace: Workspace) -> Manifest:
+    """Read the workspace's manifest; raises WorkspaceError where there is none, or it is damaged, edited or newer."""
+    file = workspace.manifest_folder / _FACTS
+    if not file.exists():
+        raise WorkspaceError(
+            f"there is no manifest in workspace {workspace.root}",
+            f"Make one with: leuk prepare SOURCE --task binary --workspace {workspace.root}",
+        )
+    facts = read_json(file, "manifest")
+    check_schema(facts, file, SCHEMA_VERSION)
+    table = workspace.manifest_folder / _TABLE
+    try:
+        content = table.read_bytes()
+    except OSError as error:
+        raise WorkspaceError(f"cannot read {table}: {error.strerror}", _AGAIN) from error
+    if hashlib.sha256(content).hexdigest() != facts.get("manifest_sha256"):
+        raise WorkspaceError(
+            f"{table} is not the file that leuk prepare wrote", f"It was changed by hand or is damaged. {_AGAIN}"
+        )
+    try:
+        return _manifest(facts, content.decode("utf-8", errors="surrogateescape"))
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise WorkspaceError(f"{file} is damaged: {error!r}", _AGAIN) from error
+
+
+def count_parts(manifest: Manifest) -> dict[str, dict[str, int]]:
+    """Count the images of each class, in the task's order, in each split (train first) or fold (`fold-0` first)."""
+    counts: dict[str, dict[str, int]] = {}
+    names = [name for name in SPLITS if any(s.split == name for s in manifest.samples)]
+    if manifest.folds is not None:
+        names = [f"fold-{fold}" for fold in range(manifest.folds)]
+    for name in names:
+        counts[name] = dict.fromkeys(manifest.task.classes, 0)
+    for sample in manifest.samples:
+        counts[sample.split or f"fold-{sample.fold}"][sample.label] += 1
+    return counts
+
+
+def _table(samples: Iterable[Sample]) -> str:
+    lines = [",".join(COLUMNS)]
+    for s in samples:
+        fold = "" if s.fold is None else str(s.fold)
+        cells = (s.path, s.label, s.group, s.split, fold, s.unit, s.source, s.sha256, str(s.width), str(s.height))
+        lines.append(",".join(map(_cell, cells)))
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Quote a cell that needs it; csv.writer before Python 3.13 leaves a lone carriage return as it is."""
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
+
+
+def _manifest(facts: Mapping[str, Any], text: str) -> Manifest:
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    if tuple(next(rows, ())) != COLUMNS:
+        raise ValueError(f"manifest.csv does not have the columns {','.join(COLUMNS)}")
+    samples = tuple(
+        Sample(
+            path=path,
+            label=label,
+            group=group,
+            split=split,
+            fold=int(fold) if fold else None,
+            unit=unit,
+            source=source,
+            sha256=sha256,
+            width=int(width),
+            height=int(height),
+        )
+        for path, label, group, split, fold, unit, source, sha256, width, height in rows
+    )
+    if facts["groups_source"] not in get_args(GroupsSource):
+        raise ValueError(f"unknown groups_source {facts['groups_source']!r}")
+    return Manifest(
+        task=Task.from_json(facts["task"]),
+        samples=samples,
+        seed=int(facts["seed"]),
+        folds=None if facts["folds"] is None else int(facts["folds"]),
+        groups_source=facts["groups_source"],
+        warnings=tuple(facts["warnings"]),
+        fingerprint=str(facts["fingerprint"]),
+    )

@@ -1,0 +1,199 @@
+"""The frozen values that cross borders between rooms, with the rules that hold for each of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+Item = TypeVar("Item")
+GroupsSource = Literal["given", "filename", "proposed", "none"]
+Fit = Literal["squash", "crop", "pad"]
+Tune = Literal["head", "last-stage", "all"]
+SPLITS = ("train", "val", "calib", "test")
+
+
+class Track(Protocol):
+    """Wraps an iterable so that a person can watch it pass; what it yields is what it was given."""
+
+    def __call__(self, items: Iterable[Item], *, total: int, label: str) -> Iterable[Item]:
+        """Yield `items` unchanged; `total` is their number, `label` what is being done to each."""
+        ...
+
+
+def silent(items: Iterable[Item], *, total: int, label: str) -> Iterable[Item]:
+    """Pass items through without a word: the default `Track` of every step."""
+    del total, label
+    return items
+
+
+class Note(Protocol):
+    """Takes one line for a person: a choice made, a warning. Never a result."""
+
+    def __call__(self, line: str) -> None:
+        """Show or drop `line`."""
+        ...
+
+
+def unheard(line: str) -> None:
+    """Drop the line: the default `Note` of every step."""
+    del line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """An ordered list of at least two distinct classes; names of labels that mean them; for two classes, the positive.
+
+    `whole` is the class count of the task that this is a subset of, or its own.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    aliases: Mapping[str, str]
+    ignored: tuple[str, ...] = ()
+    positive: str | None = None
+    whole: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"a task needs at least two distinct classes, got {list(self.classes)}")
+        if self.positive is not None and (len(self.classes) != 2 or self.positive not in self.classes):
+            raise ValueError(f"positive class {self.positive!r} is not one of two classes {list(self.classes)}")
+        if self.whole == 0:
+            object.__setattr__(self, "whole", len(self.classes))
+
+    @property
+    def title(self) -> str:
+        """Name a subset as one: 'five-class (3 of 5 classes: ALL, AML, HTL)'."""
+        listed = ", ".join(self.classes)
+        if self.whole == len(self.classes):
+            return f"{self.name} ({listed})"
+        return f"{self.name} ({len(self.classes)} of {self.whole} classes: {listed})"
+
+    def as_json(self) -> dict[str, Any]:
+        """Give every field as JSON types."""
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "aliases": dict(self.aliases),
+            "ignored": list(self.ignored),
+            "positive": self.positive,
+            "whole": self.whole,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Task:
+        """Undo `as_json`; raises KeyError or ValueError for anything else."""
+        return cls(
+            name=stored["name"],
+            classes=tuple(stored["classes"]),
+            aliases=dict(stored["aliases"]),
+            ignored=tuple(stored["ignored"]),
+            positive=stored["positive"],
+            whole=stored["whole"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One row of a manifest: an image that was opened whole, its class, its group, and the part it belongs to.
+
+    Exactly one of `split` and `fold` is set once parts are dealt. Images of one `group` never part.
+    """
+
+    path: str
+    label: str
+    group: str
+    split: str = ""
+    fold: int | None = None
+    unit: str = "image"
+    source: str = ""
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The images of a task, dealt into splits or folds; `fingerprint` changes with any of it."""
+
+    task: Task
+    samples: tuple[Sample, ...]
+    seed: int
+    folds: int | None
+    groups_source: GroupsSource
+    warnings: tuple[str, ...]
+    fingerprint: str
+
+    def part(self, split: str) -> tuple[Sample, ...]:
+        """Give the samples of one split, in manifest order."""
+        return tuple(s for s in self.samples if s.split == split)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """From decoded RGB pixels to the network's input, the same in train, evaluate, classify and every export."""
+
+    input_size_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bilinear", "bicubic"]
+    fit: Fit
+    version: int = 1
+
+    def as_json(self) -> dict[str, Any]:
+        """Give every field as JSON types."""
+        return {**dataclasses.asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Preprocessing:
+        """Undo `as_json`; raises TypeError or KeyError for anything else."""
+        return cls(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadChoice:
+    """One candidate of a network head: which features, which hidden widths, which dropout rate.
+
+    `selected` features (None: all) → each width in `hidden`, ReLU, dropout `rate` → classes.
+    """
+
+    selected: int | None = None
+    hidden: tuple[int, ...] = ()
+    rate: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """Say it in one line."""
+        widths = "-".join(map(str, self.hidden)) or "none"
+        return f"features {self.selected or 'all'}, hidden {widths}, dropout {self.rate:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SvmChoice:
+    """One candidate of a support vector machine on scaled features; `gamma` is relative to 1 / feature count."""
+
+    selected: int | None = None
+    kernel: Literal["linear", "rbf"] = "linear"
+    c: float = 1.0
+    gamma: float = 1.0
+
+    @property
+    def title(self) -> str:
+        """Say it in one line."""
+        width = f", gamma {self.gamma:g}/features" if self.kernel == "rbf" else ""
+        return f"features {self.selected or 'all'}, {self.kernel} kernel, C {self.c:g}{width}"
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Say a number with its noun: '1 image', '2 images'."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def fingerprint(value: object) -> str:
+    """Hash a JSON-ready value: equal values, equal 16 hex digits, whatever the order of keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,246 @@
+"""What a run is once trained: backbones, heads, temperatures; from images to probabilities, the same for every command.
+
+Requirements met here:
+- Saved and loaded again, anywhere, it gives the same scores: nothing it needs lies outside its folder.
+- Class order and preprocessing come from the artefact alone.
+- A network and a support vector machine are one kind of thing.
+- Of several members (one a fold) the mean of the calibrated probabilities counts; for an image of the manifest, `fold`
+  asks the one member that has not seen it.
+- A damaged file is refused by name; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from leukemia_cli.domain import HeadChoice, Preprocessing, Task
+from leukemia_cli.errors import WorkspaceError
+from leukemia_cli.judging.calibration import softmax
+from leukemia_cli.learning.batches import Pixels
+from leukemia_cli.learning.features import Features, run_backbone, state_digest
+from leukemia_cli.learning.fitting import Scores
+from leukemia_cli.learning.machine import Machine
+from leukemia_cli.learning.network import Head, prefixed, unprefixed
+from leukemia_cli.learning.svm import Svm
+from leukemia_cli.learning.weights import BackboneSpec, rebuild_backbone
+from leukemia_cli.workspace import RunFolder, write_bytes
+
+MODEL_FILE, HEAD_FILE = "model.safetensors", "head.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One trained head with its temperature; `backbone` is None where it is the run's shared one."""
+
+    fold: int | None
+    head: Head | Svm
+    temperature: float
+    calibrated_on: str
+    backbone: nn.Module | None
+
+    def scores(self, features: Features) -> Scores:
+        """Give uncalibrated scores (N, C) of feature vectors (N, D)."""
+        if isinstance(self.head, Svm):
+            return self.head.scores(features)
+        place = self.head.mean.device
+        with torch.inference_mode():
+            scores: Scores = self.head(torch.from_numpy(features).to(place)).double().cpu().numpy()
+        return scores
+
+    def probabilities(self, features: Features) -> Scores:
+        """Give calibrated probabilities (N, C) of feature vectors (N, D)."""
+        return softmax(self.scores(features), self.temperature)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give what is stored beside the arrays."""
+        shared = {
+            "fold": self.fold,
+            "temperature": self.temperature,
+            "calibrated_on": self.calibrated_on,
+            "own_backbone": self.backbone is not None,
+        }
+        if isinstance(self.head, Svm):
+            return {**shared, "kind": "svm", "kernel": self.head.kernel, "gamma": self.head.gamma}
+        return {
+            **shared,
+            "kind": "network",
+            "features": len(self.head.kept),
+            "hidden": [layer.out_features for layer in self.head.hidden],
+            "dropout": self.head.rate,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give the head's arrays by name."""
+        if isinstance(self.head, Svm):
+            return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in self.head.arrays().items()}
+        return self.head.state_dict()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classifier:
+    """A trained run on a machine, from images to a probability for each class of its task."""
+
+    run: str
+    task: Task
+    spec: BackboneSpec
+    preprocessing: Preprocessing
+    backbone: nn.Module | None
+    members: tuple[Member, ...]
+    machine: Machine
+
+    def probabilities(self, views: Sequence[Pixels]) -> Scores:
+        """Give probabilities (n, C) of n plain views: the mean over the members."""
+        shared = None if self.backbone is None else run_backbone(self.backbone, views, self.preprocessing, self.machine)
+        parts = []
+        for member in self.members:
+            features = shared
+            if member.backbone is not None:
+                features = run_backbone(member.backbone, views, self.preprocessing, self.machine)
+            if features is None:
+                raise ValueError("a member without a backbone in a run without a shared one")
+            parts.append(member.probabilities(features))
+        mean: Scores = np.mean(parts, axis=0)
+        return mean
+
+    def member_of(self, fold: int) -> Member:
+        """Give the member that did not see `fold`; raises WorkspaceError where there is none."""
+        for member in self.members:
+            if member.fold == fold:
+                return member
+        raise WorkspaceError(f"run {self.run} has no member for fold {fold}", "Train all folds: leuk train --fold all")
+
+
+def backbone_file(fold: int | None) -> str:
+    """Name the file of a backbone: the run's shared one (None), or that of one fold."""
+    return MODEL_FILE if fold is None else f"fold-{fold}/{MODEL_FILE}"
+
+
+def save_classifier(folder: Path, backbone: nn.Module | None, members: Sequence[Member]) -> dict[str, Any]:
+    """Write backbones and heads into a run's folder; give the part of run.json that `load_classifier` needs."""
+    digests: dict[str, str] = {}
+
+    def keep(file: str, tensors: dict[str, Tensor]) -> None:
+        content = save(tensors)
+        write_bytes(folder / file, content)
+        digests[file] = hashlib.sha256(content).hexdigest()
+
+    if backbone is not None:
+        keep(MODEL_FILE, prefixed("", backbone.state_dict()))
+    heads: dict[str, Tensor] = {}
+    for i, member in enumerate(members):
+        heads |= prefixed(f"{i}.", member.tensors())
+        if member.backbone is not None:
+            fold = None if backbone is None and len(members) == 1 else member.fold
+            keep(backbone_file(fold), prefixed("", member.backbone.state_dict()))
+    keep(HEAD_FILE, heads)
+    return {"members": [member.as_json() for member in members], "files": digests}
+
+
+def load_classifier(run: RunFolder, machine: Machine) -> Classifier:
+    """Load a finished run; raises WorkspaceError for one that is unfinished, damaged or of another leuk's making."""
+    if not run.finished:
+        raise WorkspaceError(f"run {run.id} is not finished", f"Finish it with: leuk train --resume {run.id}")
+    facts = run.facts
+    try:
+        files = {file: _read(run.path / file, digest) for file, digest in facts["files"].items()}
+        task = Task.from_json(facts["task_definition"])
+        preprocessing = Preprocessing.from_json(facts["preprocessing"])
+        spec = BackboneSpec(**facts["backbone_spec"])
+        stored = facts["members"]
+        shared_file = None if any(m["own_backbone"] for m in stored) else MODEL_FILE
+        shared = None if shared_file is None else _backbone(spec, files[shared_file], machine)
+        members = []
+        for i, facts_of_member in enumerate(stored):
+            own = None
+            if facts_of_member["own_backbone"]:
+                fold = None if len(stored) == 1 else facts_of_member["fold"]
+                own = _backbone(spec, files[backbone_file(fold)], machine)
+            members.append(
+                Member(
+                    fold=facts_of_member["fold"],
+                    head=restore_head(
+                        facts_of_member,
+                        unprefixed(f"{i}.", files[HEAD_FILE]),
+                        feature_width=spec.feature_width,
+                        class_count=len(task.classes),
+                        device=machine.device,
+                    ),
+                    temperature=float(facts_of_member["temperature"]),
+                    calibrated_on=facts_of_member["calibrated_on"],
+                    backbone=own,
+                )
+            )
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WorkspaceError(
+            f"run {run.path} is damaged: {type(error).__name__} {error}", "Restore it from a copy, or train it again"
+        ) from error
+    return Classifier(
+        run=run.id,
+        task=task,
+        spec=spec,
+        preprocessing=preprocessing,
+        backbone=shared,
+        members=tuple(members),
+        machine=machine,
+    )
+
+
+def _read(path: Path, digest: str) -> dict[str, Tensor]:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            raise WorkspaceError(
+                f"{path} is not the file that the run was saved with (SHA-256 {found[:12]}…, not {digest[:12]}…)",
+                "It is damaged: restore it from a copy, or train the run again",
+            )
+        return load_file(path)
+    except FileNotFoundError:
+        raise WorkspaceError(f"{path} is missing", "Restore it from a copy, or train the run again") from None
+    except (SafetensorError, OSError) as error:
+        raise WorkspaceError(
+            f"{path} cannot be read: {error}", "Restore it from a copy, or train the run again"
+        ) from error
+
+
+def _backbone(spec: BackboneSpec, state: Mapping[str, Tensor], machine: Machine) -> nn.Module:
+    module = rebuild_backbone(spec, state)
+    return module.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def restore_head(
+    facts: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    feature_width: int,
+    class_count: int,
+    device: torch.device,
+) -> Head | Svm:
+    """Build a stored member's head again; raises KeyError or RuntimeError where its arrays do not fit its facts."""
+    if facts["kind"] == "svm":
+        return Svm.from_arrays(facts["kernel"], facts["gamma"], {k: v.numpy() for k, v in tensors.items()})
+    kept = int(facts["features"])
+    choice = HeadChoice(
+        selected=None if kept == feature_width else kept, hidden=tuple(facts["hidden"]), rate=facts["dropout"]
+    )
+    head = Head(choice, feature_width, class_count)
+    head.load_state_dict(dict(tensors))
+    return head.to(device).eval()
+
+
+def member_digest(classifier: Classifier, member: Member) -> str:
+    """Hash the backbone that a member looks through: the key of its features in the cache."""
+    backbone = member.backbone if member.backbone is not None else classifier.backbone
+    if backbone is None:
+        raise ValueError("a member without a backbone in a run without a shared one")
+    return state_digest(backbone.state_dict())

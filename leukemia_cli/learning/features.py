@@ -1,0 +1,178 @@
+"""Each image and view goes through a frozen backbone once: features are kept by image hash × weights × preprocessing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from leukemia_cli.domain import Preprocessing, Sample, Track, fingerprint, silent
+from leukemia_cli.errors import MachineError
+from leukemia_cli.learning.batches import (
+    Augmentation,
+    Pixels,
+    augmented_view,
+    batched,
+    in_threads,
+    plain_view,
+    read_sample,
+    stack,
+    to_input,
+    view_rng,
+)
+from leukemia_cli.learning.machine import Machine, memory_errors
+from leukemia_cli.workspace import write_bytes
+
+Features = NDArray[np.float32]
+PLAIN = "plain"
+IMAGES_PER_PART = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Views:
+    """The plain view of each image and `count` − 1 augmented ones."""
+
+    count: int = 1
+    augmentation: Augmentation | None = None
+    seed: int = 0
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Name each view: equal names, equal pixels for an image."""
+        if self.count > 1 and self.augmentation is None:
+            raise ValueError("views beyond the first need an augmentation")
+        mark = fingerprint(self.augmentation.as_json()) if self.augmentation else ""
+        return (PLAIN, *(f"{mark}-{self.seed}-{view}" for view in range(1, self.count)))
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Hash a network's values: equal values, equal 64 hex digits."""
+    hashed = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        hashed.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        hashed.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return hashed.hexdigest()
+
+
+class FeatureCache:
+    """Feature rows on disk, by image hash and view, for one set of weights and one preprocessing.
+
+    Parts are written whole and never changed, so two processes may fill one cache; a damaged part is left out and its
+    rows are computed again.
+    """
+
+    def __init__(self, root: Path, digest: str, preprocessing: Preprocessing) -> None:
+        self.folder = root / fingerprint([digest, preprocessing.as_json()])
+        self._places: dict[tuple[str, str], tuple[Path, int]] = {}
+        for part in sorted(self.folder.glob("part-*.safetensors")) if self.folder.is_dir() else ():
+            try:
+                with safe_open(part, framework="numpy") as file:
+                    rows = json.loads(file.metadata()["rows"])
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+                continue
+            for row, (sha256, view) in enumerate(rows):
+                self._places.setdefault((sha256, view), (part, row))
+
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        return key in self._places
+
+    def add(self, keys: Sequence[tuple[str, str]], rows: Features) -> None:
+        """Keep `rows` (n, D) under `keys`."""
+        content = save({"rows": torch.from_numpy(rows)}, metadata={"rows": json.dumps(list(keys))})
+        part = self.folder / f"part-{secrets.token_hex(8)}.safetensors"
+        write_bytes(part, content)
+        for row, key in enumerate(keys):
+            self._places.setdefault(key, (part, row))
+
+    def gather(self, keys: Sequence[tuple[str, str]]) -> Features:
+        """Give the rows of `keys` in order, (n, D); raises KeyError for one that is not kept."""
+        by_part: dict[Path, list[tuple[int, int]]] = {}
+        for place, key in enumerate(keys):
+            part, row = self._places[key]
+            by_part.setdefault(part, []).append((place, row))
+        gathered: Features | None = None
+        for part, places in by_part.items():
+            with safe_open(part, framework="numpy") as file:
+                rows = file.get_tensor("rows")
+            if gathered is None:
+                gathered = np.empty((len(keys), rows.shape[1]), dtype=np.float32)
+            into, source = zip(*places, strict=True)
+            gathered[list(into)] = rows[list(source)]
+        if gathered is None:
+            raise KeyError("no keys were given")
+        return gathered
+
+
+def run_backbone(backbone: nn.Module, views: Sequence[Pixels], spec: Preprocessing, machine: Machine) -> Features:
+    """Give the feature vectors (n, D) of n views.
+
+    A lone view goes through beside a copy of itself: some convolutions sum a batch of one in another order, and an
+    image's features must not depend on its neighbours.
+    """
+    padded = views if len(views) > 1 else [views[0], views[0]]
+    with torch.inference_mode():
+        out = backbone(to_input(stack(padded, machine.device), spec, machine.device))
+    rows: Features = out[: len(views)].float().cpu().numpy()
+    return rows
+
+
+def extract(
+    backbone: nn.Module,
+    samples: Sequence[Sample],
+    spec: Preprocessing,
+    *,
+    cache: FeatureCache,
+    views: Views,
+    machine: Machine,
+    batch_size: int,
+    max_megapixels: float,
+    track: Track = silent,
+) -> Features:
+    """Give the features (N, V, D) of every sample and view; what the cache holds is not computed again.
+
+    Raises DataError for an image that cannot be read or has changed, MachineError for lack of memory or features that
+    are not finite.
+    """
+    keys = views.keys
+    missing: dict[str, Sample] = {}
+    for sample in samples:
+        if any((sample.sha256, key) not in cache for key in keys):
+            missing.setdefault(sample.sha256, sample)
+
+    def view(sample: Sample) -> tuple[list[tuple[str, str]], list[Pixels]]:
+        pixels = read_sample(sample, max_megapixels)
+        wanted = [(i, k) for i, k in enumerate(keys) if (sample.sha256, k) not in cache]
+        made = [
+            plain_view(pixels, spec)
+            if i == 0 or views.augmentation is None
+            else augmented_view(pixels, spec, views.augmentation, view_rng(views.seed, sample.sha256, i))
+            for i, _ in wanted
+        ]
+        return [(sample.sha256, k) for _, k in wanted], made
+
+    todo: Iterable[Sample] = track(missing.values(), total=len(missing), label="features")
+    ahead = max(2, 2 * machine.workers)
+    for part in batched(in_threads(view, todo, machine.workers, ahead), IMAGES_PER_PART):
+        names = [name for sample_names, _ in part for name in sample_names]
+        made = [pixels for _, sample_views in part for pixels in sample_views]
+        with memory_errors(batch_size):
+            rows = np.concatenate([run_backbone(backbone, batch, spec, machine) for batch in batched(made, batch_size)])
+        if not np.isfinite(rows).all():
+            raise MachineError(
+                "the backbone gave features that are not finite",
+                "Check the weights, or try another device or precision",
+            )
+        cache.add(names, rows)
+    gathered = cache.gather([(sample.sha256, key) for sample in samples for key in keys])
+    return gathered.reshape(len(samples), len(keys), -1)

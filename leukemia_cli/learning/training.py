@@ -1,0 +1,523 @@
+"""From a manifest and a recipe to trained members: one for a manifest of splits, one a fold for a manifest of folds.
+
+Requirements met here:
+- Choices (width, feature count, rate, kernel, C, gamma, epochs) see training groups alone: the validation part, or grouped
+  folds inside the training part where the manifest has folds. The test part or the outer fold is never read.
+- Temperatures come from the calibration part, or from out-of-fold scores of training; else they stay 1 and say so.
+- Where groups are too few to choose, the recipe's first candidate is taken, and the run says so.
+- Finished fits and finished members are not done again after an interruption.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+
+from leukemia_cli.domain import (
+    HeadChoice,
+    Manifest,
+    Note,
+    Preprocessing,
+    Sample,
+    SvmChoice,
+    Track,
+    Tune,
+    silent,
+    unheard,
+)
+from leukemia_cli.judging.calibration import fit_temperature, softmax
+from leukemia_cli.judging.intervals import plain_values
+from leukemia_cli.judging.metrics import METRICS
+from leukemia_cli.judging.predictions import Predictions
+from leukemia_cli.learning.batches import Augmentation
+from leukemia_cli.learning.classifier import Member, restore_head
+from leukemia_cli.learning.features import FeatureCache, Features, Views, extract, state_digest
+from leukemia_cli.learning.finetuning import TuneSettings, fine_tune
+from leukemia_cli.learning.fitting import EpochScore, FitSettings, Labels, Scores, fit_head
+from leukemia_cli.learning.machine import Machine
+from leukemia_cli.learning.network import Network, prefixed, unprefixed
+from leukemia_cli.learning.selection import Diary, Holdout, Selection, Trial, choose, inner_holdouts
+from leukemia_cli.learning.svm import Kernels
+from leukemia_cli.learning.weights import LoadedBackbone
+from leukemia_cli.workspace import write_bytes
+
+INNER_FOLDS = 4
+FEATURE_BATCH = 16
+"""Most images through a frozen backbone at once: larger batches gain nothing on a CPU and little on a GPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What is to be trained: candidates of one kind, and how far the backbone follows."""
+
+    variant: str
+    heads: tuple[HeadChoice, ...]
+    svms: tuple[SvmChoice, ...]
+    tune: Tune
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainPlan:
+    """Everything training depends on beside images, recipe and backbone."""
+
+    fit: FitSettings
+    head_fit: FitSettings
+    """The fit of heads on frozen features: `fit` itself with `--tune head`, its defaults before fine-tuning."""
+    augmentation: Augmentation | None
+    views: int
+    precision: str
+    checkpoint_every_s: float
+    max_megapixels: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Positions in the manifest of one member's images; `test` is empty for a manifest of splits."""
+
+    fold: int | None
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    calib: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedMember:
+    """A member with what was learnt on the way to it."""
+
+    member: Member
+    choice: str
+    best_epoch: int | None
+    hidden: list[int]
+    feature_size: int
+    """Width of the vector that the last layer, or the SVM, sees."""
+    dropout: float | None
+    selected: int | None
+    validation: dict[str, float | None]
+    validation_images: int
+    validated_on: str
+    trials: tuple[dict[str, Any], ...]
+    history: tuple[dict[str, Any], ...]
+
+
+def parts_of(manifest: Manifest, fold: int | None) -> Part:
+    """Give the positions of training, validation and calibration: by split, or all that is not in `fold`."""
+    places = range(len(manifest.samples))
+    if fold is not None:
+        return Part(fold=fold, train=tuple(i for i in places if manifest.samples[i].fold != fold), val=(), calib=())
+    by_split = {
+        name: tuple(i for i in places if manifest.samples[i].split == name) for name in ("train", "val", "calib")
+    }
+    return Part(fold=None, **by_split)
+
+
+class Trainer:
+    """Trains members over one manifest and backbone; what it computes once serves every member and candidate."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        loaded: LoadedBackbone,
+        recipe: Recipe,
+        plan: TrainPlan,
+        *,
+        machine: Machine,
+        cache_root: Path,
+        checkpoints: Path | None,
+        resume_hint: str = "",
+        track: Track = silent,
+        note: Note = unheard,
+    ) -> None:
+        self.manifest, self.loaded, self.recipe, self.plan = manifest, loaded, recipe, plan
+        self.machine, self.track, self.note = machine, track, note
+        self.checkpoints, self.cache_root, self.resume_hint = checkpoints, cache_root, resume_hint
+        self.spec: Preprocessing = loaded.preprocessing
+        order = {name: i for i, name in enumerate(manifest.task.classes)}
+        self.labels: Labels = np.array([order[s.label] for s in manifest.samples], dtype=np.int64)
+        self.class_count = len(order)
+        loaded.module.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.cache = FeatureCache(cache_root, state_digest(loaded.module.state_dict()), self.spec)
+
+    # ------------------------------------------------------------------------------------------------- members
+
+    def member(self, fold: int | None) -> TrainedMember:
+        """Train one member, or take it from the checkpoint of an interrupted run."""
+        part = parts_of(self.manifest, fold)
+        name = "whole" if fold is None else f"fold-{fold}"
+        kept = None if self.checkpoints is None else self.checkpoints / f"{name}.member.safetensors"
+        if kept is not None and kept.exists():
+            self.note(f"{name}: finished before the interruption")
+            return self._read_member(kept)
+        diary = Diary(None if self.checkpoints is None else self.checkpoints / f"{name}.selection.jsonl")
+        if self.recipe.tune == "head":
+            trained = self._frozen(part, diary)
+        else:
+            state = None if self.checkpoints is None else self.checkpoints / f"{name}.state.safetensors"
+            trained = self._tuned(part, diary, state)
+        if kept is not None:
+            self._write_member(kept, trained)
+        return trained
+
+    def _frozen(self, part: Part, diary: Diary) -> TrainedMember:
+        plain = self._features([*part.train, *part.val, *part.calib], Views())
+        if self.recipe.svms:
+            return self._svm(part, plain, diary, inner=True, backbone=None, epochs=())
+        views = (
+            self._features(
+                part.train, Views(count=self.plan.views, augmentation=self.plan.augmentation, seed=self.plan.seed)
+            )
+            if self.plan.views > 1
+            else plain
+        )
+        holdouts = self._holdouts(part)
+        selection = self._choose_head(holdouts, views, plain, diary) if holdouts else None
+        choice = selection.kept.choice if selection else self.recipe.heads[0]
+        validation = (_rows(plain, part.val)[:, 0], self.labels[list(part.val)]) if part.val else None
+        epochs = None
+        if validation is None and selection is not None and selection.kept.epochs is not None:
+            epochs = max(1, round(selection.kept.epochs))
+        fitted = fit_head(
+            _rows(views, part.train),
+            self.labels[list(part.train)],
+            choice,
+            self.plan.head_fit,
+            class_count=self.class_count,
+            seed=self.plan.seed,
+            validation=validation,
+            epochs=epochs,
+        )
+        if selection is None:
+            self.note(
+                f"{_where(part)}: too few groups to choose by; taking {choice.title}, {self.plan.head_fit.epochs} epochs"
+            )
+        member = Member(fold=part.fold, head=fitted.head, temperature=1.0, calibrated_on="", backbone=None)
+        return self._finish(part, member, choice, plain, selection, fitted.best_epoch, fitted.epochs)
+
+    def _tuned(self, part: Part, diary: Diary, state: Path | None) -> TrainedMember:
+        part = self._with_parts(part)
+        plain = self._features([*part.train, *part.val], Views())
+        holdouts = self._holdouts(part)
+        heads = self.recipe.heads or (HeadChoice(),)
+        candidates = len(heads) > 1 and bool(holdouts)
+        views = (
+            self._features(
+                part.train, Views(count=self.plan.views, augmentation=self.plan.augmentation, seed=self.plan.seed)
+            )
+            if self.plan.views > 1
+            else plain
+        )
+        selection = self._choose_head(holdouts, views, plain, diary) if candidates and self.recipe.heads else None
+        choice = selection.kept.choice if selection else heads[0]
+        validation = (_rows(plain, part.val)[:, 0], self.labels[list(part.val)]) if part.val else None
+        first = fit_head(
+            _rows(views, part.train),
+            self.labels[list(part.train)],
+            choice,
+            self.plan.head_fit,
+            class_count=self.class_count,
+            seed=self.plan.seed,
+            validation=validation,
+        )
+        # The head is fitted on the frozen features first, then both move: Kumar et al. 2022, arXiv 2202.10054.
+        network = Network(copy.deepcopy(self.loaded.module), first.head)
+        samples, val = self._samples(part.train), self._samples(part.val)
+        tuned = fine_tune(
+            network,
+            (samples, self.labels[list(part.train)]),
+            (val, self.labels[list(part.val)]) if val else None,
+            self.spec,
+            self.plan.fit,
+            TuneSettings(
+                tune=self.recipe.tune,
+                precision=self.plan.precision,
+                augmentation=self.plan.augmentation,
+                hold_normalisation=not self.loaded.spec.is_random,
+                checkpoint_every_s=self.plan.checkpoint_every_s,
+                max_megapixels=self.plan.max_megapixels,
+            ),
+            last_stage=self.loaded.last_stage,
+            class_count=self.class_count,
+            seed=self.plan.seed,
+            machine=self.machine,
+            checkpoint=state,
+            resume_hint=self.resume_hint,
+            track=self.track,
+            note=self.note,
+        )
+        moved = self._features_of(network.backbone, [*part.train, *part.val, *part.calib])
+        if self.recipe.svms:
+            return self._svm(part, moved, diary, inner=False, backbone=network.backbone, epochs=tuned.epochs)
+        member = Member(fold=part.fold, head=network.head, temperature=1.0, calibrated_on="", backbone=network.backbone)
+        return self._finish(part, member, choice, moved, selection, tuned.best_epoch, tuned.epochs, tuned=True)
+
+    def svm_on(self, fold: int | None, backbone: torch.nn.Module | None, *, inner: bool) -> TrainedMember:
+        """Fit only a support vector machine, on the features of `backbone` (None: the pretrained one)."""
+        part = parts_of(self.manifest, fold)
+        if not inner:
+            part = self._with_parts(part)
+        places = [*part.train, *part.val, *part.calib]
+        features = self._features(places, Views()) if backbone is None else self._features_of(backbone, places)
+        return self._svm(part, features, Diary(None), inner=inner, backbone=backbone, epochs=())
+
+    def _svm(
+        self,
+        part: Part,
+        features: _Kept,
+        diary: Diary,
+        *,
+        inner: bool,
+        backbone: torch.nn.Module | None,
+        epochs: Sequence[EpochScore],
+    ) -> TrainedMember:
+        holdouts: tuple[Holdout, ...] = ()
+        if inner:
+            holdouts = inner_holdouts(self.manifest.samples, part.train, most=INNER_FOLDS, seed=self.plan.seed)
+        if not holdouts and part.val:
+            holdouts = (Holdout(fit=part.train, score=part.val),)
+        shared: dict[tuple[Any, ...], Kernels] = {}
+
+        def fit(choice: SvmChoice, holdout: Holdout) -> tuple[Scores, int | None]:
+            key = (holdout.fit, choice.selected)
+            if key not in shared:
+                shared[key] = Kernels(
+                    _rows(features, holdout.fit)[:, 0], self.labels[list(holdout.fit)], choice.selected
+                )
+            machine = shared[key].fit(choice, self.class_count)
+            return machine.scores(_rows(features, holdout.score)[:, 0]), None
+
+        selection: Selection[SvmChoice] | None = None
+        if holdouts:
+            stage = "choosing the SVM" if part.fold is None else f"fold {part.fold}: choosing the SVM"
+            selection = choose(self.recipe.svms, holdouts, self.labels, fit, diary=diary, stage=stage, track=self.track)
+        choice = selection.kept.choice if selection else self.recipe.svms[0]
+        if selection is None:
+            self.note(f"{_where(part)}: too few groups to choose by; taking {choice.title}")
+        final = Kernels(_rows(features, part.train)[:, 0], self.labels[list(part.train)], choice.selected)
+        member = Member(
+            fold=part.fold,
+            head=final.fit(choice, self.class_count),
+            temperature=1.0,
+            calibrated_on="",
+            backbone=backbone,
+        )
+        return self._finish(part, member, choice, features, selection, None, epochs, tuned=backbone is not None)
+
+    # ------------------------------------------------------------------------------------------------ choosing
+
+    def _holdouts(self, part: Part) -> tuple[Holdout, ...]:
+        if part.val:
+            return (Holdout(fit=part.train, score=part.val),)
+        return inner_holdouts(self.manifest.samples, part.train, most=INNER_FOLDS, seed=self.plan.seed)
+
+    def _with_parts(self, part: Part) -> Part:
+        """Take validation and calibration for fine-tuning out of a fold's training part, whole groups."""
+        if part.fold is None or part.val:
+            return part
+        inner = inner_holdouts(self.manifest.samples, part.train, most=INNER_FOLDS, seed=self.plan.seed)
+        if not inner:
+            return part
+        val = inner[0].score
+        calib = inner[1].score if len(inner) >= 3 else ()
+        taken = {*val, *calib}
+        return Part(fold=part.fold, train=tuple(i for i in part.train if i not in taken), val=val, calib=calib)
+
+    def _choose_head(
+        self, holdouts: Sequence[Holdout], views: _Kept, plain: _Kept, diary: Diary
+    ) -> Selection[HeadChoice]:
+        def fit(choice: HeadChoice, holdout: Holdout) -> tuple[Scores, int | None]:
+            fitted = fit_head(
+                _rows(views, holdout.fit),
+                self.labels[list(holdout.fit)],
+                choice,
+                self.plan.head_fit,
+                class_count=self.class_count,
+                seed=self.plan.seed,
+                validation=(_rows(plain, holdout.score)[:, 0], self.labels[list(holdout.score)]),
+            )
+            if fitted.val_scores is None:
+                raise ValueError("a fit with validation gave no validation scores")
+            return fitted.val_scores, fitted.best_epoch
+
+        return choose(
+            self.recipe.heads, holdouts, self.labels, fit, diary=diary, stage="choosing the head", track=self.track
+        )
+
+    # ------------------------------------------------------------------------------------------------ finishing
+
+    def _finish(
+        self,
+        part: Part,
+        member: Member,
+        choice: HeadChoice | SvmChoice,
+        features: _Kept,
+        selection: Selection[HeadChoice] | Selection[SvmChoice] | None,
+        best_epoch: int | None,
+        epochs: Sequence[EpochScore],
+        *,
+        tuned: bool = False,
+    ) -> TrainedMember:
+        """Fit the temperature on data that chose nothing where there are such, and score the validation part."""
+        temperature, calibrated_on = 1.0, "nothing: uncalibrated"
+        if part.calib:
+            scores = member.scores(_rows(features, part.calib)[:, 0])
+            temperature = fit_temperature(scores, self.labels[list(part.calib)])
+            calibrated_on = f"calibration part, {self._counted(part.calib)}"
+        elif selection is not None and part.fold is not None and not tuned:
+            temperature = fit_temperature(selection.scores, self.labels[list(selection.positions)])
+            calibrated_on = f"out-of-fold scores of training, {self._counted(selection.positions)}"
+        member = Member(
+            fold=member.fold,
+            head=member.head,
+            temperature=temperature,
+            calibrated_on=calibrated_on,
+            backbone=member.backbone,
+        )
+        validation: dict[str, float | None] = {name: None for name in METRICS}
+        validated_on, count = "nothing: no validation part", 0
+        if part.val:
+            judged, places = member.probabilities(_rows(features, part.val)[:, 0]), part.val
+            validated_on = f"validation part, {self._counted(places)}"
+        elif selection is not None:
+            judged, places = softmax(selection.scores, temperature), selection.positions
+            validated_on = f"inner folds of training, {self._counted(places)}"
+        else:
+            judged, places = None, ()
+        if judged is not None:
+            count = len(places)
+            validation = self._metrics(judged, places)
+        network = isinstance(choice, HeadChoice)
+        hidden = choice.hidden if isinstance(choice, HeadChoice) else ()
+        width = choice.selected or self.loaded.spec.feature_width
+        return TrainedMember(
+            member=member,
+            choice=choice.title,
+            best_epoch=best_epoch,
+            hidden=list(hidden),
+            feature_size=hidden[-1] if hidden else width,
+            dropout=choice.rate if isinstance(choice, HeadChoice) else None,
+            selected=choice.selected,
+            validation=validation,
+            validation_images=count,
+            validated_on=validated_on,
+            trials=() if selection is None else tuple(_trial(t) for t in selection.trials),
+            history=tuple(
+                {"fold": part.fold, "stage": "fine-tune" if tuned and network else "head", **asdict(e)} for e in epochs
+            ),
+        )
+
+    def _metrics(self, probabilities: Scores, places: Sequence[int]) -> dict[str, float | None]:
+        return plain_values(
+            Predictions(
+                classes=self.manifest.task.classes,
+                positive=self.manifest.task.positive,
+                labels=self.labels[list(places)],
+                probabilities=probabilities,
+                groups=tuple(self.manifest.samples[i].group for i in places),
+                groups_source=self.manifest.groups_source,
+            ),
+            METRICS,
+        )
+
+    def _counted(self, places: Sequence[int]) -> str:
+        return f"{len(places)} images of {len({self.manifest.samples[i].group for i in places})} groups"
+
+    # ------------------------------------------------------------------------------------------------- features
+
+    def _samples(self, places: Sequence[int]) -> list[Sample]:
+        return [self.manifest.samples[i] for i in places]
+
+    def _features(self, places: Sequence[int], views: Views) -> _Kept:
+        return self._extract(self.loaded.module, self.cache, places, views)
+
+    def _features_of(self, backbone: torch.nn.Module, places: Sequence[int]) -> _Kept:
+        backbone.to(self.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        backbone.eval()
+        cache = FeatureCache(self.cache_root, state_digest(backbone.state_dict()), self.spec)
+        return self._extract(backbone, cache, places, Views())
+
+    def _extract(self, backbone: torch.nn.Module, cache: FeatureCache, places: Sequence[int], views: Views) -> _Kept:
+        rows = extract(
+            backbone,
+            self._samples(places),
+            self.spec,
+            cache=cache,
+            views=views,
+            machine=self.machine,
+            batch_size=min(FEATURE_BATCH, self.plan.fit.batch_size),
+            max_megapixels=self.plan.max_megapixels,
+            track=self.track,
+        )
+        return _Kept(rows=rows, row_of={place: row for row, place in enumerate(places)})
+
+    # ---------------------------------------------------------------------------------------------- checkpoints
+
+    def _write_member(self, path: Path, trained: TrainedMember) -> None:
+        tensors = prefixed("head.", trained.member.tensors())
+        if trained.member.backbone is not None:
+            tensors |= prefixed("backbone.", trained.member.backbone.state_dict())
+        facts = {
+            "member": trained.member.as_json(),
+            **{k: getattr(trained, k) for k in trained.__slots__ if k != "member"},
+        }
+        write_bytes(path, save(tensors, metadata={"facts": json.dumps(facts)}))
+
+    def _read_member(self, path: Path) -> TrainedMember:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        stored = facts.pop("member")
+        head = restore_head(
+            stored,
+            unprefixed("head.", tensors),
+            feature_width=self.loaded.spec.feature_width,
+            class_count=self.class_count,
+            device=self.machine.device,
+        )
+        backbone = None
+        if stored["own_backbone"]:
+            backbone = copy.deepcopy(self.loaded.module)
+            backbone.load_state_dict(unprefixed("backbone.", tensors))
+        member = Member(
+            fold=stored["fold"],
+            head=head,
+            temperature=stored["temperature"],
+            calibrated_on=stored["calibrated_on"],
+            backbone=backbone,
+        )
+        for name in ("trials", "history"):
+            facts[name] = tuple(facts[name])
+        return TrainedMember(member=member, **facts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """Feature rows (n, V, D) of some places of the manifest."""
+
+    rows: Features
+    row_of: dict[int, int]
+
+
+def _rows(kept: _Kept, places: Sequence[int]) -> Features:
+    return kept.rows[[kept.row_of[place] for place in places]]
+
+
+def _where(part: Part) -> str:
+    return "this manifest" if part.fold is None else f"fold {part.fold}"
+
+
+def _trial(trial: Trial[Any]) -> dict[str, Any]:
+    return {
+        "choice": asdict(trial.choice),
+        "balanced_accuracy": trial.balanced_accuracy,
+        "log_loss": trial.log_loss,
+        "epochs": trial.epochs,
+    }

@@ -1,0 +1,1 @@
+"""Values become text, JSON, CSV, Markdown and pictures."""

@@ -1,0 +1,441 @@
+"""One evaluation becomes report.json, report.md and predictions.csv; no figure stands without its number of images.
+
+The Markdown is made from the JSON, so that a stored report can be shown again and both always say the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+from leukemia_cli.judging.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
+from leukemia_cli.judging.evaluation import Evaluation
+from leukemia_cli.judging.metrics import METRICS
+from leukemia_cli.judging.predictions import Predictions
+
+SCHEMA_VERSION = 1
+RESEARCH_USE = "For research use only: not a medical device, and not for the diagnosis of patients."
+
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+Scalar = str | int | float | bool | None
+
+
+# ---------------------------------------------------------------------------------- what goes beside it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportContext:
+    """What a report says beside its figures: which run, which images, how made, how often looked at.
+
+    `classes` are those of the task as it was run, `whole_class_count` those of the task it is a subset of, or its own.
+    `external` names an outside data set. `weights` describes where the backbone's numbers came from; "none" is random.
+    `folds` is their number where out-of-fold predictions were pooled. `test_looks` counts the evaluations of this test
+    split, this one included. `temperature` and its `fitted_on` are None where scores were not calibrated.
+    `abstention_reason` says why abstention was not measured. `facts` are further scalars, kept under their own key.
+    """
+
+    run: str
+    task: str
+    classes: tuple[str, ...]
+    whole_class_count: int
+    split: str
+    external: str | None = None
+    backbone: str
+    variant: str
+    weights: str
+    tune: str
+    folds: int | None = None
+    test_looks: int = 1
+    temperature: float | None = None
+    fitted_on: str | None = None
+    abstention_reason: str = "this version does not measure abstention"
+    seed: int | None = None
+    leuk_version: str | None = None
+    manifest: str | None = None
+    created: str | None = None
+    warnings: tuple[str, ...] = ()
+    facts: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+class Figure(TypedDict):
+    """An estimate as it lies in report.json."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    groups: int
+    method: str
+
+
+class ClassRow(TypedDict):
+    """The figures of one class as they lie in report.json."""
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    auroc: float | None
+    support: int
+
+
+class Confusion(TypedDict):
+    """Counts of images, true classes in rows, as they lie in report.json."""
+
+    classes: list[str]
+    matrix: list[list[int]]
+
+
+class Calibration(TypedDict):
+    """How scores became probabilities, and how well they hold on these images."""
+
+    temperature: float | None
+    fitted_on: str | None
+    ece: float | None
+    brier: float | None
+    log_loss: float | None
+
+
+class Abstention(TypedDict):
+    """Whether abstention was measured, and if not why."""
+
+    measured: bool
+    reason: str
+
+
+class Report(TypedDict):
+    """The whole of report.json."""
+
+    schema_version: int
+    run: str
+    task: str
+    subset: str | None
+    split: str
+    external: str | None
+    folds: int | None
+    images: int
+    groups: int
+    groups_source: str
+    groups_per_class: dict[str, int]
+    positive: str | None
+    metrics: dict[str, Figure]
+    per_class: dict[str, ClassRow]
+    confusion: Confusion
+    calibration: Calibration
+    abstention: Abstention
+    warnings: list[str]
+    test_looks: int
+    bootstrap: dict[str, float | int]
+    backbone: str
+    variant: str
+    weights: str
+    tune: str
+    seed: int | None
+    leuk_version: str | None
+    manifest: str | None
+    created: str | None
+    facts: dict[str, Scalar]
+
+
+# ---------------------------------------------------------------------------------- report.json
+
+
+def subset_of(classes: Sequence[str], whole_class_count: int) -> str | None:
+    """Say '3 of five classes' for a subset, None for a whole task."""
+    if len(classes) == whole_class_count:
+        return None
+    whole = _WORDS[whole_class_count] if whole_class_count < len(_WORDS) else str(whole_class_count)
+    return f"{len(classes)} of {whole} classes"
+
+
+def is_random(weights: str) -> bool:
+    """Say whether a description of weights, such as 'none' or 'none (random)', means that nothing was pretrained."""
+    return weights.strip().casefold().split(" ")[0] in ("none", "random")
+
+
+def as_report(evaluation: Evaluation, context: ReportContext) -> Report:
+    """Give the content of report.json: JSON types only, never NaN; what is undefined is None.
+
+    Raises ValueError where evaluation and context are not of the same classes, or a figure is not finite.
+    """
+    if context.classes != evaluation.classes:
+        raise ValueError(f"evaluated classes {list(evaluation.classes)} are not the task's {list(context.classes)}")
+    if context.whole_class_count < len(context.classes):
+        raise ValueError(f"{len(context.classes)} classes are no subset of {context.whole_class_count}")
+    report = Report(
+        schema_version=SCHEMA_VERSION,
+        run=context.run,
+        task=context.task,
+        subset=subset_of(context.classes, context.whole_class_count),
+        split=context.split,
+        external=context.external,
+        folds=context.folds,
+        images=evaluation.images,
+        groups=evaluation.groups,
+        groups_source=evaluation.groups_source,
+        groups_per_class={name: figures.groups for name, figures in evaluation.per_class.items()},
+        positive=evaluation.positive,
+        metrics={
+            name: Figure(
+                value=estimate.value,
+                low=estimate.low,
+                high=estimate.high,
+                n=estimate.n,
+                groups=estimate.groups,
+                method=estimate.method,
+            )
+            for name, estimate in evaluation.metrics.items()
+        },
+        per_class={
+            name: ClassRow(
+                precision=figures.precision,
+                recall=figures.recall,
+                f1=figures.f1,
+                auroc=figures.auroc,
+                support=figures.support,
+            )
+            for name, figures in evaluation.per_class.items()
+        },
+        confusion=Confusion(classes=list(evaluation.classes), matrix=[list(row) for row in evaluation.confusion]),
+        calibration=Calibration(
+            temperature=context.temperature,
+            fitted_on=context.fitted_on,
+            ece=evaluation.metrics["ece"].value,
+            brier=evaluation.metrics["brier"].value,
+            log_loss=evaluation.metrics["log_loss"].value,
+        ),
+        abstention=Abstention(measured=False, reason=context.abstention_reason),
+        warnings=_warnings(evaluation, context),
+        test_looks=context.test_looks,
+        bootstrap={"resamples": evaluation.resamples, "level": evaluation.level, "seed": evaluation.seed},
+        backbone=context.backbone,
+        variant=context.variant,
+        weights=context.weights,
+        tune=context.tune,
+        seed=context.seed,
+        leuk_version=context.leuk_version,
+        manifest=context.manifest,
+        created=context.created,
+        facts=dict(context.facts),
+    )
+    _check_finite(report, "report")
+    return report
+
+
+def _warnings(evaluation: Evaluation, context: ReportContext) -> list[str]:
+    found = []
+    if is_random(context.weights):
+        found.append(
+            "RANDOM WEIGHTS: the backbone started from random numbers (weights: none), nothing was pretrained; "
+            "these figures say nothing about what the method can do"
+        )
+    subset = subset_of(context.classes, context.whole_class_count)
+    if subset:
+        found.append(f"{subset} ({', '.join(context.classes)}): not to be compared with figures of the whole task")
+    if context.split == "val" and context.external is None:
+        found.append("these are the images that choices were made on: the estimate is optimistic")
+    if context.test_looks > 1:
+        found.append(
+            f"the test split has been looked at {context.test_looks} times: "
+            "a figure picked from several looks is optimistic"
+        )
+    if context.temperature in (LEAST_TEMPERATURE, MOST_TEMPERATURE):
+        found.append(
+            f"the temperature {context.temperature:g} lies at its bound, so the images it was fitted on did not "
+            "determine it: do not rely on the confidence"
+        )
+    return [*found, *evaluation.warnings, *context.warnings]
+
+
+def _check_finite(value: object, where: str) -> None:
+    """Raise ValueError, naming the place, for NaN or infinity anywhere inside."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_finite(inner, f"{where}.{key}")
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            _check_finite(inner, f"{where}[{i}]")
+
+
+# ---------------------------------------------------------------------------------- report.md
+
+
+def as_markdown(report: Report) -> str:
+    """Give report.md: warnings on top, then tables in which every row of figures has its images and groups."""
+    level = f"{100 * report['bootstrap']['level']:g} %"
+    notes: list[str] = []
+    blocks = [
+        f"# Report of {_text(report['run'])}",
+        f"**{RESEARCH_USE}**",
+        *_warning_block(report),
+        _about(report),
+        "## Figures",
+        _table(
+            ("Metric", "Value", f"{level} interval", "Images", "Groups", "How"),
+            [
+                (METRICS[name].title if name in METRICS else _text(name), *_figure_cells(report, figure, notes))
+                for name, figure in report["metrics"].items()
+            ],
+        ),
+        "\n".join(f"{number}. {_text(note)}" for number, note in enumerate(notes, start=1)),
+        "## Classes",
+        _table(
+            ("Class", "Precision", "Recall", "F1", "AUROC", "Images", "Groups"),
+            [
+                (
+                    _text(name) + (" (positive)" if name == report["positive"] else ""),
+                    *(_number(figure) for figure in (row["precision"], row["recall"], row["f1"], row["auroc"])),
+                    str(row["support"]),
+                    _groups(report, report["groups_per_class"][name]),
+                )
+                for name, row in report["per_class"].items()
+            ],
+        ),
+        "## Confusion matrix",
+        f"Counts of {counts_of(report)}; true class in rows, predicted class in columns.",
+        _table(
+            ("True \\ predicted", *map(_text, report["confusion"]["classes"]), "Images", "Groups"),
+            [
+                (_text(name), *map(str, row), str(sum(row)), _groups(report, report["groups_per_class"][name]))
+                for name, row in zip(report["confusion"]["classes"], report["confusion"]["matrix"], strict=True)
+            ],
+        ),
+        "## Calibration and abstention",
+        _calibration_line(report),
+        (
+            "The figures above count every image: no abstention."
+            + ("" if report["abstention"]["measured"] else f" Abstention: {_text(report['abstention']['reason'])}.")
+        ),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def counts_of(report: Report) -> str:
+    """Say '260 images of 31 groups', or that groups are unknown."""
+    images = f"{report['images']} {'image' if report['images'] == 1 else 'images'}"
+    if report["groups_source"] == "none":
+        return f"{images}, groups unknown"
+    return f"{images} of {report['groups']} {'group' if report['groups'] == 1 else 'groups'}"
+
+
+def _warning_block(report: Report) -> list[str]:
+    if not report["warnings"]:
+        return []
+    lines = [
+        f"> - **{_text(warning)}**" if warning.startswith("RANDOM WEIGHTS") else f"> - {_text(warning)}"
+        for warning in report["warnings"]
+    ]
+    return ["\n".join(["> **Warnings**", ">", *lines])]
+
+
+def _about(report: Report) -> str:
+    task = _text(report["task"])
+    classes = ", ".join(map(_text, report["confusion"]["classes"]))
+    where = f"external data {_text(report['external'])}" if report["external"] else f"split {_text(report['split'])}"
+    if report["folds"]:
+        where += f", out-of-fold predictions of {report['folds']} folds pooled"
+    lines = [
+        f"- Task: {task}, {report['subset']}: {classes}" if report["subset"] else f"- Task: {task}: {classes}",
+        f"- Images: {counts_of(report)} (groups: {report['groups_source']}), {where}",
+        f"- Model: {_text(report['backbone'])}, variant {_text(report['variant'])}, "
+        f"weights {_text(report['weights'])}, trained: {_text(report['tune'])}",
+    ]
+    if report["split"] == "test" and not report["external"]:
+        times = "once" if report["test_looks"] == 1 else f"{report['test_looks']} times"
+        lines.append(f"- The test split has been looked at {times}")
+    origin = [
+        f"{title} {_text(str(value))}"
+        for title, value in (
+            ("leuk", report["leuk_version"]),
+            ("seed", report["seed"]),
+            ("manifest", report["manifest"]),
+            ("created", report["created"]),
+        )
+        if value is not None
+    ]
+    lines += [f"- Made with: {', '.join(origin)}"] if origin else []
+    lines += [f"- {_text(key)}: {_text(str(value))}" for key, value in report["facts"].items()]
+    return "\n".join(lines)
+
+
+def _figure_cells(report: Report, figure: Figure, notes: list[str]) -> tuple[str, ...]:
+    """Give the cells of one figure; its method becomes a numbered note, shared by figures of the same method."""
+    if figure["method"] not in notes:
+        notes.append(figure["method"])
+    interval = "–" if figure["low"] is None else f"{_number(figure['low'])} to {_number(figure['high'])}"
+    note = f"({notes.index(figure['method']) + 1})"
+    return _number(figure["value"]), interval, str(figure["n"]), _groups(report, figure["groups"]), note
+
+
+def _calibration_line(report: Report) -> str:
+    calibration = report["calibration"]
+    figures = ", ".join(
+        f"{title} {_number(value)}"
+        for title, value in (
+            ("expected calibration error", calibration["ece"]),
+            ("Brier score", calibration["brier"]),
+            ("log loss", calibration["log_loss"]),
+        )
+    )
+    if calibration["temperature"] is None:
+        how = "Scores are not calibrated"
+    else:
+        how = f"Temperature {calibration['temperature']:.3g}, fitted on {_text(calibration['fitted_on'] or 'unknown')}"
+    return f"{how}. On these {counts_of(report)}: {figures}."
+
+
+def _groups(report: Report, count: int) -> str:
+    return "unknown" if report["groups_source"] == "none" else str(count)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+_MARKDOWN = {ord(mark): f"\\{mark}" for mark in "\\`*_[]<>|#"}
+
+
+def _text(given: str) -> str:
+    """Keep a name from being read as Markdown, HTML or a line break."""
+    return " ".join(given.split()).translate(_MARKDOWN)
+
+
+# ---------------------------------------------------------------------------------- predictions.csv
+
+
+def predictions_csv(paths: Sequence[str], predictions: Predictions, folds: Sequence[int | None] | None = None) -> bytes:
+    """Give predictions.csv: one row an image, in order; scores read back to the same number.
+
+    Columns: path, group, fold, label, predicted, correct (1 or 0), score_<class>…; `group` is empty where groups are
+    unknown, `fold` where there is none. Names that were not UTF-8 come out as the bytes they were.
+    Raises ValueError where paths or folds are not as many as predictions.
+    """
+    n = predictions.image_count
+    folds = [None] * n if folds is None else folds
+    if len(paths) != n or len(folds) != n:
+        raise ValueError(f"{len(paths)} paths and {len(folds)} folds for {n} predictions")
+    groups = predictions.groups if predictions.groups_known else ("",) * n
+    classes, labels, called = predictions.classes, predictions.labels.tolist(), predictions.predicted.tolist()
+    lines: list[list[Any]] = [
+        ["path", "group", "fold", "label", "predicted", "correct", *(f"score_{name}" for name in classes)]
+    ]
+    for i, scores in enumerate(predictions.probabilities.tolist()):
+        fold = "" if folds[i] is None else folds[i]
+        right = int(labels[i] == called[i])
+        lines.append([paths[i], groups[i], fold, classes[labels[i]], classes[called[i]], right, *map(repr, scores)])
+    text = "".join(",".join(map(_csv_cell, line)) + "\n" for line in lines)
+    return text.encode("utf-8", errors="surrogateescape")
+
+
+def _csv_cell(value: object) -> str:
+    """Quote what must be; the csv module leaves a carriage return bare when lines end in newlines alone."""
+    text = str(value)
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text

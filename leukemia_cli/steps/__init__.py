@@ -1,0 +1,1 @@
+"""One module per subcommand; together they are the Python API."""

@@ -1,0 +1,233 @@
+"""`leuk extract-features`: the feature vector of every image of a part, by a run's backbone or a pretrained one."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+
+from leukemia_cli.domain import Fit, Manifest, Note, Sample, Track, silent, unheard
+from leukemia_cli.errors import DataError, MachineError, UsageError, WorkspaceError
+from leukemia_cli.learning.classifier import load_classifier
+from leukemia_cli.learning.features import FeatureCache, Features, Views, extract, state_digest
+from leukemia_cli.learning.machine import choose_machine
+from leukemia_cli.learning.runs import versions
+from leukemia_cli.learning.weights import load_backbone
+from leukemia_cli.workspace import (
+    FEATURES_JSON,
+    SCHEMA_VERSION,
+    RunFolder,
+    Workspace,
+    disk_errors,
+    now,
+    write_bytes,
+    write_json,
+)
+
+Format = Literal["safetensors", "npz", "csv", "parquet"]
+FEATURES_FILE = "features.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractSettings:
+    """Whose features, of which part, and in which form they are to go out as well."""
+
+    backbone: str | None = None
+    weights: str = "auto"
+    split: Literal["all", "train", "val", "calib", "test"] = "all"
+    format: Format = "safetensors"
+    output: Path | None = None
+    fit: Fit = "squash"
+    input_size_px: int | None = None
+    batch_size: int = 16
+    max_megapixels: float = 200.0
+    device: str = "auto"
+    workers: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size {self.batch_size} is too small", "Use at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extracted:
+    """A kept set of features, its folder and what its features.json says."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+    output: Path | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Give features.json without its rows, and where the files lie."""
+        shown = {key: value for key, value in self.facts.items() if key not in ("rows", "backbone_spec")}
+        return {**shown, "folder": str(self.folder), "output": None if self.output is None else str(self.output)}
+
+
+def extract_features(
+    workspace: Workspace,
+    manifest: Manifest,
+    run: RunFolder | None,
+    settings: ExtractSettings,
+    *,
+    track: Track = silent,
+    note: Note = unheard,
+) -> Extracted:
+    """Write `features/<id>/`, and `output` in `format` where one is named; each image goes through the backbone once.
+
+    Raises UsageError where both or neither of run and backbone are given, or where a run holds one backbone a fold.
+    """
+    if (run is None) == (settings.backbone is None):
+        raise UsageError("name either --run or --backbone", "For example: leuk extract-features --backbone senet")
+    if settings.output is not None and settings.format == "parquet":
+        _need_parquet()
+    machine = choose_machine(settings.device, settings.workers)
+    if run is not None:
+        classifier = load_classifier(run, machine)
+        if len(classifier.members) > 1 and classifier.backbone is None:
+            raise UsageError(
+                f"run {run.id} tuned {len(classifier.members)} backbones, one a fold",
+                "Name a run of one fold: --fold I",
+            )
+        backbone, spec = classifier.backbone or classifier.members[0].backbone, classifier.spec
+        preprocessing, weights = classifier.preprocessing, spec.weights
+    else:
+        loaded = load_backbone(
+            settings.backbone or "",
+            settings.weights,
+            seed=settings.seed,
+            fit=settings.fit,
+            input_size_px=settings.input_size_px,
+        )
+        backbone, spec, preprocessing = loaded.module, loaded.spec, loaded.preprocessing
+        backbone.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        weights = settings.weights if settings.weights in ("auto", "none") else str(Path(settings.weights).absolute())
+        note(f"backbone: {spec.name} ({spec.timm_name}), weights: {spec.weights_source}")
+    if backbone is None:
+        raise WorkspaceError("the run has no backbone", "It is damaged: train it again")
+    note(f"device: {machine.description}")
+    samples = manifest.samples if settings.split == "all" else manifest.part(settings.split)
+    if not samples:
+        hint = "A manifest of folds has no splits: use --split all" if manifest.folds else "Prepare it larger"
+        raise DataError(f"the manifest has no {settings.split} images", hint)
+    digest = state_digest(backbone.state_dict())
+    features = extract(
+        backbone,
+        samples,
+        preprocessing,
+        cache=FeatureCache(workspace.features_folder / "cache", digest, preprocessing),
+        views=Views(),
+        machine=machine,
+        batch_size=settings.batch_size,
+        max_megapixels=settings.max_megapixels,
+        track=track,
+    )[:, 0]
+    order = {name: i for i, name in enumerate(manifest.task.classes)}
+    labels = np.array([order[s.label] for s in samples], dtype=np.int64)
+    stem = run.id if run is not None else spec.name.replace(":", "-").replace("/", "-")
+    folder = _new_folder(workspace, f"{stem}-{settings.split}")
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        "features": folder.name,
+        "task": manifest.task.name,
+        "classes": list(manifest.task.classes),
+        "manifest": manifest.fingerprint,
+        "split": settings.split,
+        "images": len(samples),
+        "groups": len({s.group for s in samples}),
+        "width": int(features.shape[1]),
+        "run": None if run is None else run.id,
+        "backbone": spec.name,
+        "weights": weights,
+        "weights_source": spec.weights_source,
+        "backbone_sha256": digest,
+        "seed": settings.seed,
+        "preprocessing": preprocessing.as_json(),
+        "backbone_spec": spec.as_json(),
+        "created": now(),
+        "versions": versions(),
+        "warnings": ["weights none: these are the features of a random network"] if spec.is_random else [],
+        "rows": [{"path": s.path, "label": s.label, "group": s.group, "sha256": s.sha256} for s in samples],
+    }
+    tensors = {"features": torch.from_numpy(np.ascontiguousarray(features)), "labels": torch.from_numpy(labels)}
+    write_bytes(folder / FEATURES_FILE, save(tensors))
+    write_json(folder / FEATURES_JSON, facts)  # last: it is what makes the set whole
+    if settings.output is not None:
+        write_bytes(settings.output, _exported(settings.format, features, labels, samples, tensors))
+    return Extracted(folder=folder, facts=facts, output=settings.output)
+
+
+def _new_folder(workspace: Workspace, stem: str) -> Path:
+    with disk_errors(workspace.features_folder):
+        workspace.features_folder.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            folder = workspace.features_folder / f"{stem}-{number}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            return folder
+
+
+def _exported(
+    form: Format,
+    features: Features,
+    labels: NDArray[np.int64],
+    samples: Sequence[Sample],
+    tensors: dict[str, torch.Tensor],
+) -> bytes:
+    if form == "safetensors":
+        return bytes(save(tensors))
+    if form == "npz":
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            features=features,
+            labels=labels,
+            paths=np.array([s.path for s in samples]),
+            groups=np.array([s.group for s in samples]),
+        )
+        return buffer.getvalue()
+    names = [f"f{i}" for i in range(features.shape[1])]
+    if form == "csv":
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["path", "label", "group", *names])
+        for sample, row in zip(samples, features, strict=True):
+            writer.writerow([sample.path, sample.label, sample.group, *(repr(float(v)) for v in row)])
+        return text.getvalue().encode("utf-8", errors="surrogateescape")
+    return _parquet(features, samples, names)
+
+
+def _need_parquet() -> None:
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise MachineError(
+            "--format parquet needs pyarrow", "Install it with: pip install 'leukemia-cli[parquet]'"
+        ) from error
+
+
+def _parquet(features: Features, samples: Sequence[Sample], names: Sequence[str]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, Any] = {
+        "path": [s.path for s in samples],
+        "label": [s.label for s in samples],
+        "group": [s.group for s in samples],
+        **{name: features[:, i] for i, name in enumerate(names)},
+    }
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()

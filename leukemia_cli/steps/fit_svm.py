@@ -1,0 +1,207 @@
+"""`leuk fit-svm`: a support vector machine on features that exist already becomes a run like any other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from leukemia_cli.catalog import VARIANTS, svms
+from leukemia_cli.domain import Fit, Manifest, Note, Track, silent, unheard
+from leukemia_cli.errors import UsageError, WorkspaceError
+from leukemia_cli.learning.classifier import Classifier, load_classifier
+from leukemia_cli.learning.features import state_digest
+from leukemia_cli.learning.fitting import FitSettings
+from leukemia_cli.learning.machine import Machine, choose_machine
+from leukemia_cli.learning.runs import FinishedRun, finish_run
+from leukemia_cli.learning.training import Recipe, TrainedMember, Trainer, TrainPlan
+from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
+from leukemia_cli.workspace import (
+    FEATURES_JSON,
+    SCHEMA_VERSION,
+    RunFolder,
+    Workspace,
+    check_schema,
+    find_run,
+    new_run_folder,
+    now,
+    read_json,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSvmSettings:
+    """Whose features (exactly one of `features`, `run`, `backbone`), and which machines are tried on them."""
+
+    features: str | None = None
+    backbone: str | None = None
+    weights: str = "auto"
+    name: str | None = None
+    kernels: tuple[Literal["linear", "rbf"], ...] | None = None
+    selected: tuple[int | None, ...] | None = None
+    fit: Fit = "squash"
+    input_size_px: int | None = None
+    batch_size: int = 16
+    max_megapixels: float = 200.0
+    device: str = "auto"
+    workers: int | None = None
+    seed: int = 0
+
+
+def fit_svm(
+    workspace: Workspace,
+    manifest: Manifest,
+    run: RunFolder | None,
+    settings: FitSvmSettings,
+    *,
+    command: Sequence[str] = (),
+    track: Track = silent,
+    note: Note = unheard,
+) -> FinishedRun:
+    """Choose kernel, C and gamma, fit, calibrate, and keep the result under `runs/`.
+
+    On a frozen backbone the choice is made by grouped inner folds of training; on a tuned one by the validation part that
+    tuning left out. Raises UsageError unless exactly one source of features is named.
+    """
+    started = time.monotonic()
+    if sum(source is not None for source in (run, settings.features, settings.backbone)) != 1:
+        raise UsageError("name one of --features, --run and --backbone", "For example: leuk fit-svm --backbone senet")
+    machine = choose_machine(settings.device, settings.workers)
+    note(f"device: {machine.description}")
+    facts = None if settings.features is None else _feature_facts(workspace, manifest, settings.features)
+    if facts is not None and facts["run"] is not None:
+        run = find_run(workspace, facts["run"], manifest=manifest.fingerprint)
+    classifier: Classifier | None = None
+    if run is not None:
+        classifier = _classifier(run, manifest, machine)
+        loaded, tune = _loaded_from(classifier), str(run.facts["tune"])
+    else:
+        loaded, tune = _loaded_from_name(settings) if facts is None else _loaded_again(facts), "head"
+    note(f"backbone: {loaded.spec.name}, weights: {loaded.spec.weights_source}")
+    table = VARIANTS["svm"].svms
+    recipe = Recipe(
+        variant="svm",
+        heads=(),
+        svms=svms(
+            selected=settings.selected or dict.fromkeys(s.selected for s in table),
+            kernels=settings.kernels or dict.fromkeys(s.kernel for s in table),
+            costs=dict.fromkeys(s.c for s in table),
+            gammas=dict.fromkeys(s.gamma for s in table),
+        ),
+        tune="head",
+    )
+    plan = TrainPlan(
+        fit=FitSettings(batch_size=settings.batch_size, epochs=0),
+        head_fit=FitSettings(),
+        augmentation=None,
+        views=1,
+        precision="fp32",
+        checkpoint_every_s=0.0,
+        max_megapixels=settings.max_megapixels,
+        seed=settings.seed,
+    )
+    folder = new_run_folder(
+        workspace,
+        settings.name or f"{loaded.spec.name.replace(':', '-').replace('/', '-')}-svm",
+        {
+            "schema_version": SCHEMA_VERSION,
+            "name": settings.name,
+            "created": now(),
+            "manifest": manifest.fingerprint,
+            "settings": {**asdict(settings), "run": None if run is None else run.id},
+            "command": list(command),
+        },
+    )
+    note(f"run: {folder.name}")
+    trainer = Trainer(
+        manifest,
+        loaded,
+        recipe,
+        plan,
+        machine=machine,
+        cache_root=workspace.features_folder / "cache",
+        checkpoints=None,
+        track=track,
+        note=note,
+    )
+    trained: list[TrainedMember] = []
+    if classifier is not None:
+        for member in classifier.members:
+            trained.append(trainer.svm_on(member.fold, member.backbone, inner=member.backbone is None))
+    else:
+        folds: Sequence[int | None] = range(manifest.folds) if manifest.folds else (None,)
+        trained.extend(trainer.svm_on(fold, None, inner=True) for fold in folds)
+    return finish_run(
+        folder,
+        manifest,
+        loaded,
+        trained,
+        plan=plan,
+        machine=machine,
+        variant="svm",
+        tune=tune,
+        seconds=time.monotonic() - started,
+        shared_backbone=classifier is None or classifier.backbone is not None,
+    )
+
+
+def _classifier(run: RunFolder, manifest: Manifest, machine: Machine) -> Classifier:
+    if run.facts.get("manifest") != manifest.fingerprint:
+        raise WorkspaceError(
+            f"run {run.id} was made from another manifest",
+            "Its backbone may have seen these images: prepare its data again, or name --backbone",
+        )
+    return load_classifier(run, machine)
+
+
+def _loaded_from(classifier: Classifier) -> LoadedBackbone:
+    module = classifier.backbone or classifier.members[0].backbone
+    if module is None:
+        raise WorkspaceError(f"run {classifier.run} has no backbone", "It is damaged: train it again")
+    return LoadedBackbone(module=module, spec=classifier.spec, preprocessing=classifier.preprocessing, last_stage=())
+
+
+def _loaded_from_name(settings: FitSvmSettings) -> LoadedBackbone:
+    if settings.backbone is None:
+        raise UsageError("no backbone is named", "Name one with --backbone")
+    return load_backbone(
+        settings.backbone, settings.weights, seed=settings.seed, fit=settings.fit, input_size_px=settings.input_size_px
+    )
+
+
+def _feature_facts(workspace: Workspace, manifest: Manifest, wanted: str) -> dict[str, Any]:
+    """Read what a set of features says of itself; raises WorkspaceError where it is missing or of another manifest."""
+    given = Path(wanted)
+    folder = given if (given / FEATURES_JSON).is_file() else workspace.features_folder / wanted
+    file = folder / FEATURES_JSON
+    if not file.is_file():
+        sets = sorted(p.parent.name for p in workspace.features_folder.glob(f"*/{FEATURES_JSON}"))
+        raise WorkspaceError(
+            f"there are no features {wanted!r} in {workspace.root}",
+            f"Known: {', '.join(sets)}" if sets else "Make them with: leuk extract-features --backbone NAME",
+        )
+    facts = read_json(file, "features")
+    check_schema(facts, file, SCHEMA_VERSION)
+    if facts.get("manifest") != manifest.fingerprint:
+        raise WorkspaceError(f"features {folder.name} were made from another manifest", "Extract them again")
+    return facts
+
+
+def _loaded_again(facts: Mapping[str, Any]) -> LoadedBackbone:
+    """Load the backbone that a set of features was made with; raises WorkspaceError where it gives other values now."""
+    preprocessing = facts["preprocessing"]
+    loaded = load_backbone(
+        facts["backbone"],
+        facts["weights"],
+        seed=facts["seed"],
+        fit=preprocessing["fit"],
+        input_size_px=preprocessing["input_size_px"],
+    )
+    if state_digest(loaded.module.state_dict()) != facts["backbone_sha256"]:
+        raise WorkspaceError(
+            f"features {facts['features']} were made with other weights than {facts['weights']} gives now",
+            "Extract them again",
+        )
+    return loaded

@@ -1,0 +1,330 @@
+"""Where artefacts lie, and how they come to lie there whole.
+
+Requirements met here:
+- A reader never sees half an artefact: files and folders are written beside their place, flushed to disk, and renamed.
+- A folder from a newer leuk, or one that is no workspace, is refused by name and never written into.
+- Whatever was finished stays readable after an interruption; leftovers of an interruption are ignored by readers.
+- Text keeps file names that are not UTF-8 (surrogateescape); JSON is plain ASCII.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from leukemia_cli.errors import MachineError, UsageError, WorkspaceError
+
+SCHEMA_VERSION = 1
+MARK = "workspace.json"
+UNFINISHED = ".unfinished-"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A folder that keeps a manifest, runs, features and reports."""
+
+    root: Path
+
+    @property
+    def manifest_folder(self) -> Path:
+        """Hold manifest.csv and manifest.json."""
+        return self.root / "manifest"
+
+    @property
+    def runs_folder(self) -> Path:
+        """Hold one folder a run."""
+        return self.root / "runs"
+
+    @property
+    def features_folder(self) -> Path:
+        """Hold one folder for each set of extracted features, and the cache."""
+        return self.root / "features"
+
+    @property
+    def reports_folder(self) -> Path:
+        """Hold one folder a report."""
+        return self.root / "reports"
+
+
+def open_workspace(root: Path, *, create: bool) -> Workspace:
+    """Give the workspace at `root`; with `create`, make it where there is nothing or an empty folder.
+
+    Raises WorkspaceError where there is none, or one of a newer schema, or a folder that holds something else.
+    """
+    mark = root / MARK
+    if mark.exists():
+        stored = read_json(mark, "workspace")
+        check_schema(stored, mark, SCHEMA_VERSION)
+        return Workspace(root)
+    if root.exists() and not root.is_dir():
+        raise WorkspaceError(f"workspace {root} is a file, not a folder", "Name another folder with --workspace")
+    if not create:
+        state = "is not a leuk workspace" if root.exists() else "does not exist"
+        raise WorkspaceError(
+            f"workspace {root} {state}",
+            "Make one with: leuk prepare SOURCE --task binary --workspace DIR, or name another with --workspace",
+        )
+    if root.exists() and any(root.iterdir()):
+        raise WorkspaceError(
+            f"folder {root} holds other files and is not a leuk workspace",
+            "Name a new or empty folder with --workspace",
+        )
+    with disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+    write_json(mark, {"schema_version": SCHEMA_VERSION})
+    return Workspace(root)
+
+
+# ------------------------------------------------------------------------------------------------ atomic writing
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full, read-only or forbidden disk into an error that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MachineError(f"no space left on the disk of {path}", "Free some space and run it again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise WorkspaceError(
+                f"cannot write {path}: {os.strerror(error.errno)}", "Name a folder you may write to"
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
+            raise UsageError(
+                f"cannot write {path}: {os.strerror(error.errno)}", "Name another place for the output"
+            ) from error
+        raise
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, replacing what was there."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-{path.name}")
+        try:
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        _flush_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text whole or not at all; bytes of file names that are not UTF-8 come out as they went in."""
+    write_bytes(path, text.encode("utf-8", errors="surrogateescape"))
+
+
+def to_json(value: object) -> str:
+    """Give JSON text: indented, ASCII, no NaN, newline at the end."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON whole or not at all; raises ValueError for NaN."""
+    write_bytes(path, to_json(value).encode())
+
+
+@contextlib.contextmanager
+def fresh_folder(final: Path) -> Iterator[Path]:
+    """Give an empty folder that becomes `final`, replacing it, when the block ends well, and vanishes when it does not."""
+    with disk_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        beside = final.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-{final.name}")
+        beside.mkdir()
+        try:
+            yield beside
+            for file in beside.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as handle:
+                        os.fsync(handle.fileno())
+            old = None
+            if final.exists():
+                old = final.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-old-{final.name}")
+                final.rename(old)
+            beside.rename(final)
+            _flush_folder(final.parent)
+            if old is not None:
+                shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object; raises WorkspaceError, naming `what` it was to be, where it is missing or damaged."""
+    try:
+        stored = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise WorkspaceError(f"there is no {what} at {path}", "Check the path, or make it again") from None
+    except (OSError, ValueError) as error:
+        raise WorkspaceError(
+            f"{what} {path} cannot be read: {error}", "It is damaged: restore it from a copy, or make it again"
+        ) from error
+    if not isinstance(stored, dict):
+        raise WorkspaceError(f"{what} {path} is not a JSON object", "It is damaged: make it again")
+    return stored
+
+
+def check_schema(stored: Mapping[str, Any], path: Path, newest: int) -> None:
+    """Raise WorkspaceError for an artefact without a schema version, or with one newer than `newest`."""
+    version = stored.get("schema_version")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise WorkspaceError(f"{path} has no schema version", "It is damaged or no artefact of leuk: make it again")
+    if version > newest:
+        raise WorkspaceError(
+            f"{path} has schema {version}, and this leuk knows up to {newest}",
+            "Update leuk: pip install -U leukemia-cli",
+        )
+
+
+def now() -> str:
+    """Give the time in UTC to the second, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# ---------------------------------------------------------------------------------------------------------- runs
+
+RUN_FILE = "run.json"
+STARTED_FILE = "started.json"
+FEATURES_JSON = "features.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolder:
+    """A run that is finished (`facts` is its run.json) or was started (`facts` is its started.json)."""
+
+    path: Path
+    finished: bool
+    facts: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Give the run's id: the name of its folder when it was made."""
+        return str(self.facts.get("run", self.path.name))
+
+    @property
+    def name(self) -> str:
+        """Give the name the user gave, or the id."""
+        return str(self.facts.get("name") or self.id)
+
+
+def read_run_folder(path: Path) -> RunFolder:
+    """Read what a run says of itself; raises WorkspaceError where it is no run or a damaged one."""
+    finished = (path / RUN_FILE).exists()
+    file = path / (RUN_FILE if finished else STARTED_FILE)
+    facts = read_json(file, "run")
+    check_schema(facts, file, SCHEMA_VERSION)
+    return RunFolder(path=path, finished=finished, facts=facts)
+
+
+def list_runs(workspace: Workspace) -> tuple[list[RunFolder], list[tuple[Path, str]]]:
+    """Give the runs from oldest to newest, and the folders that cannot be read with the reason."""
+    runs, damaged = [], []
+    if workspace.runs_folder.is_dir():
+        for path in sorted(workspace.runs_folder.iterdir()):
+            if path.name.startswith(".") or not path.is_dir():
+                continue
+            try:
+                runs.append(read_run_folder(path))
+            except WorkspaceError as error:
+                damaged.append((path, error.problem))
+    runs.sort(key=lambda run: (str(run.facts.get("created", "")), run.id))
+    return runs, damaged
+
+
+def new_run_folder(workspace: Workspace, stem: str, facts: Mapping[str, Any]) -> Path:
+    """Make `runs/<id>/` with its started.json; the id is `stem` with a number that is free, safe beside other makers."""
+    with disk_errors(workspace.runs_folder):
+        workspace.runs_folder.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = workspace.runs_folder / f"{stem}-{number}"
+            try:
+                path.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            break
+    write_json(path / STARTED_FILE, {**facts, "run": path.name})
+    return path
+
+
+def _validation_score(run: RunFolder) -> float | None:
+    score = (run.facts.get("validation") or {}).get("balanced_accuracy")
+    return None if score is None else float(score)
+
+
+def _known(runs: Sequence[RunFolder]) -> str:
+    if not runs:
+        return "There are none yet; make one with: leuk train"
+    listed = ", ".join(run.id for run in runs[-8:])
+    return f"Known: {listed}{' and older ones' if len(runs) > 8 else ''}. See: leuk runs"
+
+
+def find_run(workspace: Workspace, wanted: str | None, *, manifest: str | None, finished: bool = True) -> RunFolder:
+    """Give the run that `wanted` means: an id, a name, a unique prefix, `latest`, `best`, or a path; None means `best`.
+
+    `best` has the highest validation balanced accuracy among finished runs made from the manifest of this fingerprint
+    (from any, where None); of equals the newest. `finished` chooses between finished runs and those still to be resumed;
+    a path, id or name finds either. Raises WorkspaceError where there is no such run, UsageError where several match.
+    """
+    wanted = wanted or "best"
+    as_path = Path(wanted)
+    if (os.sep in wanted or as_path.is_absolute()) or (as_path / RUN_FILE).is_file():
+        if as_path.name == RUN_FILE:
+            as_path = as_path.parent
+        if not as_path.is_dir():
+            raise WorkspaceError(f"there is no run at {wanted}", "Check the path; runs lie in WORKSPACE/runs/")
+        return read_run_folder(as_path)
+    every, _ = list_runs(workspace)
+    runs = [run for run in every if run.finished == finished]
+    if wanted == "latest":
+        if not runs:
+            state = "finished run" if finished else "interrupted run to resume"
+            raise WorkspaceError(f"no {state} in {workspace.root}", _known(every))
+        return runs[-1]
+    if wanted == "best":
+        fitting = [r for r in runs if manifest is None or r.facts.get("manifest") == manifest]
+        if not fitting:
+            other = f" ({len(runs)} from another manifest)" if runs else ""
+            raise WorkspaceError(
+                f"no finished run made from the manifest of {workspace.root}{other}",
+                "Train one with: leuk train" if not runs else "Name a run, or train one with: leuk train",
+            )
+        scored = [(score, i, r) for i, r in enumerate(fitting) if (score := _validation_score(r)) is not None]
+        return max(scored, key=lambda entry: entry[:2])[2] if scored else fitting[-1]
+    exact = [run for run in every if run.id == wanted] or [run for run in every if run.name == wanted]
+    matches = exact or [run for run in every if run.id.startswith(wanted) or run.name.startswith(wanted)]
+    if not matches:
+        raise WorkspaceError(f"no run {wanted!r} in {workspace.root}", _known(every))
+    if len(matches) > 1:
+        if exact:
+            return matches[-1]
+        listed = ", ".join(run.id for run in matches)
+        raise UsageError(f"{wanted!r} begins several runs: {listed}", "Write more of the id")
+    return matches[0]
