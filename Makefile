@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml
 	@touch $(STAMP)
 
 demo: $(STAMP) ## run the main job on the drawn sample images, end to end
-	@PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/demo.sh
+	@PATH="$(abspath $(BIN)):$$PATH" bash docs/demo.sh
 
 test: $(STAMP) ## run the tests
 	@$(BIN)/python -m pytest

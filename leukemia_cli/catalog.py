@@ -233,8 +233,8 @@ def svms(
     *,
     selected: Iterable[int | None] = (None,),
     kernels: Iterable[Literal["linear", "rbf"]] = ("linear", "rbf"),
-    costs: Iterable[float] = (1.0, 0.001, 0.01, 0.1, 10.0),
-    gammas: Iterable[float] = (1.0, 0.1, 0.3),
+    costs: Iterable[float] = (0.01, 0.001, 1.0),
+    gammas: Iterable[float] = (1.0, 0.1),
 ) -> tuple[SvmChoice, ...]:
     """Give every combination of feature counts, kernels, C and (for rbf) gamma × feature count, first of each first."""
     kinds, cs, widths = tuple(kernels), tuple(costs), tuple(gammas)

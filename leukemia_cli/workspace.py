@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import secrets
 import shutil
@@ -95,6 +96,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MachineError(f"no space left on the disk of {path}", "Free some space and run it again") from error
+        if error.errno == errno.EIO:
+            raise MachineError(
+                f"the disk of {path} fails: {os.strerror(error.errno)}", "Check the disk, or use another one"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise WorkspaceError(
                 f"cannot write {path}: {os.strerror(error.errno)}", "Name a folder you may write to"
@@ -114,9 +119,17 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def check_replaceable(path: Path) -> None:
+    """Raise UsageError where `path` is there and no regular file: a rename would put a file in a device's place."""
+    if path.exists() and not path.is_file():
+        kind = "folder" if path.is_dir() else "device or pipe"
+        raise UsageError(f"cannot write {path}: it is a {kind}, not a file", "Name a file for the output")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, replacing what was there."""
+    """Write a file whole or not at all, replacing what was there; raises UsageError where that is no regular file."""
     with disk_errors(path):
+        check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-{path.name}")
         try:
@@ -155,21 +168,30 @@ def fresh_folder(final: Path) -> Iterator[Path]:
         beside.mkdir()
         try:
             yield beside
-            for file in beside.rglob("*"):
-                if file.is_file():
+            for file in (*beside.rglob("*"), beside):
+                if file.is_dir():
+                    _flush_folder(file)
+                else:
                     with file.open("rb") as handle:
                         os.fsync(handle.fileno())
-            old = None
-            if final.exists():
-                old = final.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-old-{final.name}")
-                final.rename(old)
-            beside.rename(final)
-            _flush_folder(final.parent)
-            if old is not None:
-                shutil.rmtree(old, ignore_errors=True)
+            _put_in_place(beside, final)
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
+
+
+def _put_in_place(beside: Path, final: Path) -> None:
+    old = final.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-old-{final.name}")
+    try:
+        if final.exists():
+            final.rename(old)
+        beside.rename(final)
+    except BaseException:
+        if old.exists() and not final.exists():
+            old.rename(final)
+        raise
+    _flush_folder(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -257,8 +279,22 @@ def list_runs(workspace: Workspace) -> tuple[list[RunFolder], list[tuple[Path, s
     return runs, damaged
 
 
+def check_run_name(name: str) -> None:
+    """Raise UsageError for a name that cannot be a folder's, or that means something else where a run is named."""
+    if not name.strip() or name.startswith((".", "-")) or not name.isprintable() or set(name) & set("/\\"):
+        raise UsageError(
+            f"a run cannot be named {name!r}", "Use letters, digits, dots, - and _, beginning with a letter or digit"
+        )
+    if name in ("best", "latest", "all"):
+        raise UsageError(f"a run cannot be named {name!r}: that word means another run", "Choose another --name")
+
+
 def new_run_folder(workspace: Workspace, stem: str, facts: Mapping[str, Any]) -> Path:
-    """Make `runs/<id>/` with its started.json; the id is `stem` with a number that is free, safe beside other makers."""
+    """Make `runs/<id>/` with its started.json; the id is `stem` with a number that is free, safe beside other makers.
+
+    Raises UsageError for a stem that cannot be a folder's name.
+    """
+    check_run_name(stem)
     with disk_errors(workspace.runs_folder):
         workspace.runs_folder.mkdir(parents=True, exist_ok=True)
         number = 1
@@ -274,9 +310,11 @@ def new_run_folder(workspace: Workspace, stem: str, facts: Mapping[str, Any]) ->
     return path
 
 
-def _validation_score(run: RunFolder) -> float | None:
-    score = (run.facts.get("validation") or {}).get("balanced_accuracy")
-    return None if score is None else float(score)
+def validation_score(run: RunFolder) -> float | None:
+    """Give the validation balanced accuracy that a run says of itself; None where it says none."""
+    validation = run.facts.get("validation")
+    score = validation.get("balanced_accuracy") if isinstance(validation, Mapping) else None
+    return float(score) if isinstance(score, (int, float)) and math.isfinite(score) else None
 
 
 def _known(runs: Sequence[RunFolder]) -> str:
@@ -286,22 +324,36 @@ def _known(runs: Sequence[RunFolder]) -> str:
     return f"Known: {listed}{' and older ones' if len(runs) > 8 else ''}. See: leuk runs"
 
 
+def run_at(wanted: str) -> RunFolder | None:
+    """Give the run at a path: a run's folder or its run.json; None where `wanted` can only be an id or a name.
+
+    Raises WorkspaceError where it is a path and there is no run.
+    """
+    path = Path(wanted)
+    if path.name == RUN_FILE and path.is_file():
+        path = path.parent
+    if (path / RUN_FILE).is_file() or (path / STARTED_FILE).is_file():
+        return read_run_folder(path)
+    if os.sep not in wanted:
+        return None
+    if not path.is_dir():
+        raise WorkspaceError(f"there is no run at {wanted}", "Check the path; runs lie in WORKSPACE/runs/")
+    raise WorkspaceError(f"folder {wanted} holds no {RUN_FILE}: it is no run", "Runs lie in WORKSPACE/runs/")
+
+
 def find_run(workspace: Workspace, wanted: str | None, *, manifest: str | None, finished: bool = True) -> RunFolder:
     """Give the run that `wanted` means: an id, a name, a unique prefix, `latest`, `best`, or a path; None means `best`.
 
     `best` has the highest validation balanced accuracy among finished runs made from the manifest of this fingerprint
     (from any, where None); of equals the newest. `finished` chooses between finished runs and those still to be resumed;
-    a path, id or name finds either. Raises WorkspaceError where there is no such run, UsageError where several match.
+    a path, id or name finds either. Raises WorkspaceError where there is no such run or it is damaged, UsageError where
+    several match.
     """
     wanted = wanted or "best"
-    as_path = Path(wanted)
-    if (os.sep in wanted or as_path.is_absolute()) or (as_path / RUN_FILE).is_file():
-        if as_path.name == RUN_FILE:
-            as_path = as_path.parent
-        if not as_path.is_dir():
-            raise WorkspaceError(f"there is no run at {wanted}", "Check the path; runs lie in WORKSPACE/runs/")
-        return read_run_folder(as_path)
-    every, _ = list_runs(workspace)
+    at_path = run_at(wanted)
+    if at_path is not None:
+        return at_path
+    every, damaged = list_runs(workspace)
     runs = [run for run in every if run.finished == finished]
     if wanted == "latest":
         if not runs:
@@ -309,22 +361,29 @@ def find_run(workspace: Workspace, wanted: str | None, *, manifest: str | None, 
             raise WorkspaceError(f"no {state} in {workspace.root}", _known(every))
         return runs[-1]
     if wanted == "best":
-        fitting = [r for r in runs if manifest is None or r.facts.get("manifest") == manifest]
-        if not fitting:
-            other = f" ({len(runs)} from another manifest)" if runs else ""
-            raise WorkspaceError(
-                f"no finished run made from the manifest of {workspace.root}{other}",
-                "Train one with: leuk train" if not runs else "Name a run, or train one with: leuk train",
-            )
-        scored = [(score, i, r) for i, r in enumerate(fitting) if (score := _validation_score(r)) is not None]
-        return max(scored, key=lambda entry: entry[:2])[2] if scored else fitting[-1]
+        return _best(workspace, runs, manifest)
     exact = [run for run in every if run.id == wanted] or [run for run in every if run.name == wanted]
-    matches = exact or [run for run in every if run.id.startswith(wanted) or run.name.startswith(wanted)]
+    if exact:
+        return exact[-1]
+    for path, reason in damaged:
+        if path.name == wanted:
+            raise WorkspaceError(reason, "It is damaged: restore it from a copy, or train it again")
+    matches = [run for run in every if run.id.startswith(wanted) or run.name.startswith(wanted)]
     if not matches:
         raise WorkspaceError(f"no run {wanted!r} in {workspace.root}", _known(every))
     if len(matches) > 1:
-        if exact:
-            return matches[-1]
         listed = ", ".join(run.id for run in matches)
         raise UsageError(f"{wanted!r} begins several runs: {listed}", "Write more of the id")
     return matches[0]
+
+
+def _best(workspace: Workspace, runs: Sequence[RunFolder], manifest: str | None) -> RunFolder:
+    fitting = [run for run in runs if manifest is None or run.facts.get("manifest") == manifest]
+    if not fitting:
+        other = f" ({len(runs)} from another manifest)" if runs else ""
+        raise WorkspaceError(
+            f"no finished run made from the manifest of {workspace.root}{other}",
+            "Train one with: leuk train" if not runs else "Name a run, or train one with: leuk train",
+        )
+    scored = [(score, i) for i, run in enumerate(fitting) if (score := validation_score(run)) is not None]
+    return fitting[max(scored)[1]] if scored else fitting[-1]

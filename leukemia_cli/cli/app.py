@@ -204,6 +204,8 @@ def prepare(
         shared.console.document(facts)
         return
     names = list(done.manifest.task.classes)
+    for line in facts["warnings"]:
+        shared.console.note(f"warning: {line}")
     rows = [[part, *(str(counts.get(c, 0)) for c in names)] for part, counts in facts["splits"].items()]
     title = (
         f"{done.manifest.task.title}: {facts['images']} images in {facts['groups']} groups ({facts['groups_source']})"
@@ -384,6 +386,7 @@ def fit_svm(
         str | None, typer.Option("--kernel", help="Kernels to choose from (default linear,rbf).")
     ] = None,
     select: Annotated[str | None, typer.Option(help="Numbers of features to choose from (default none).")] = None,
+    views: Annotated[int, typer.Option(min=1, help="Views of each training image; a kept set has one.")] = 4,
     fit: Annotated[Literal["squash", "crop", "pad"], typer.Option(help="With --backbone, as in train.")] = "squash",
     input_size: Annotated[int | None, typer.Option(help="With --backbone, as in train.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images through the backbone at once.")] = 16,
@@ -406,7 +409,7 @@ def fit_svm(
     from leukemia_cli.steps.fit_svm import fit_svm as step
 
     settings = FitSvmSettings(
-        features=features, backbone=backbone, weights=weights, name=name, fit=fit, input_size_px=input_size,
+        features=features, backbone=backbone, weights=weights, name=name, views=views, fit=fit, input_size_px=input_size,
         batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device, workers=shared.workers,
         seed=shared.seed, **chosen,
     )  # fmt: skip

@@ -251,11 +251,19 @@ def _recognise_csv(source: Source, task: Task) -> str | None:
         return None
     if source.labels is not None:
         return f"the labels file {file} was given"
-    columns = read_table(file).columns
+    columns = _columns(file)
     wanted = source.label_column or "label"
     if wanted not in columns or not any(name in columns for name in PATH_COLUMNS):
         return None
     return f"{file} has the columns {', '.join(columns)}"
+
+
+def _columns(file: str) -> tuple[str, ...]:
+    """Give a CSV file's columns, none where it cannot be read: it may be about something else."""
+    try:
+        return read_table(file).columns
+    except DataError:
+        return ()
 
 
 def _read_csv(source: Source, task: Task) -> Reading:
@@ -412,8 +420,8 @@ def _unrecognised(source: Source) -> DataError:
             "Name the folder that holds the images",
         )
     file = labels_file(source)
-    if file is not None:
-        columns = read_table(file).columns
+    columns = _columns(file) if file is not None else ()
+    if columns:
         return DataError(
             f"the layout of {source.path} is not recognised; {file} has the columns {', '.join(columns)}",
             f"If one of them is the label, name it with --label-column. Known layouts: {known}",

@@ -164,20 +164,20 @@ class _Deal:
         ]
         self.vectors = [self._vector(content, with_groups=not singles) for content in self.kinds]
         self.members = [(*(index for index, _ in content), class_count) for content in self.kinds]
-        self._clear([1] * class_count)
+        self._clear([1] * class_count, 0)
 
     def _vector(self, content: _Content, *, with_groups: bool) -> tuple[tuple[int, int], ...]:
         class_count = len(self.classes)
         groups = [(class_count + 1 + index, 1) for index, _ in content] if with_groups else []
         return (*content, (class_count, sum(size for _, size in content)), *groups)
 
-    def _clear(self, least_parts: Sequence[int]) -> None:
+    def _clear(self, least_parts: Sequence[int], evaluations: int) -> None:
         self.held = [[0] * self.part_count for _ in self.kinds]
         self.over = [[-target for target in targets] for targets in self.targets]
         self.holders = [[0] * (len(self.classes) + 1) for _ in range(self.part_count)]
         self.spread = [0] * (len(self.classes) + 1)
         self.least = [*least_parts, min(self.part_count, len(self.contents))]
-        self.left = _EVALUATIONS
+        self.left = evaluations
 
     def parts_with(self, index: int) -> int:
         """Count the parts that hold a group of a class; of any, for the index behind the last class."""
@@ -201,7 +201,7 @@ class _Deal:
     def _try(
         self, groups: Sequence[str], place: Mapping[_Content, int], seed: int, salt: int, least_parts: Sequence[int]
     ) -> int:
-        self._clear(least_parts)
+        self._clear(least_parts, _EVALUATIONS if salt == 0 else _EVALUATIONS // _TRIES)
         self._deal([(_draw(seed, salt, group), place[self.contents[group]]) for group in groups])
         self._fill_gaps()
         self._improve()

@@ -34,6 +34,7 @@ from leukemia_cli.domain import (
     silent,
     unheard,
 )
+from leukemia_cli.errors import MachineError
 from leukemia_cli.judging.calibration import fit_temperature, softmax
 from leukemia_cli.judging.intervals import plain_values
 from leukemia_cli.judging.metrics import METRICS
@@ -53,6 +54,8 @@ from leukemia_cli.workspace import write_bytes
 INNER_FOLDS = 4
 FEATURE_BATCH = 16
 """Most images through a frozen backbone at once: larger batches gain nothing on a CPU and little on a GPU."""
+SVM_ROWS = 12_000
+"""Most rows of a kernel matrix: 1.2 GB in float64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,15 +172,9 @@ class Trainer:
 
     def _frozen(self, part: Part, diary: Diary) -> TrainedMember:
         plain = self._features([*part.train, *part.val, *part.calib], Views())
+        views = self._training_views(part)
         if self.recipe.svms:
-            return self._svm(part, plain, diary, inner=True, backbone=None, epochs=())
-        views = (
-            self._features(
-                part.train, Views(count=self.plan.views, augmentation=self.plan.augmentation, seed=self.plan.seed)
-            )
-            if self.plan.views > 1
-            else plain
-        )
+            return self._svm(part, views, plain, diary, inner=True, backbone=None, epochs=())
         holdouts = self._holdouts(part)
         selection = self._choose_head(holdouts, views, plain, diary) if holdouts else None
         choice = selection.kept.choice if selection else self.recipe.heads[0]
@@ -208,13 +205,7 @@ class Trainer:
         holdouts = self._holdouts(part)
         heads = self.recipe.heads or (HeadChoice(),)
         candidates = len(heads) > 1 and bool(holdouts)
-        views = (
-            self._features(
-                part.train, Views(count=self.plan.views, augmentation=self.plan.augmentation, seed=self.plan.seed)
-            )
-            if self.plan.views > 1
-            else plain
-        )
+        views = self._training_views(part)
         selection = self._choose_head(holdouts, views, plain, diary) if candidates and self.recipe.heads else None
         choice = selection.kept.choice if selection else heads[0]
         validation = (_rows(plain, part.val)[:, 0], self.labels[list(part.val)]) if part.val else None
@@ -253,9 +244,12 @@ class Trainer:
             track=self.track,
             note=self.note,
         )
-        moved = self._features_of(network.backbone, [*part.train, *part.val, *part.calib])
+        moved = self._features([*part.train, *part.val, *part.calib], Views(), network.backbone)
         if self.recipe.svms:
-            return self._svm(part, moved, diary, inner=False, backbone=network.backbone, epochs=tuned.epochs)
+            moved_views = self._training_views(part, network.backbone)
+            return self._svm(
+                part, moved_views, moved, diary, inner=False, backbone=network.backbone, epochs=tuned.epochs
+            )
         member = Member(fold=part.fold, head=network.head, temperature=1.0, calibrated_on="", backbone=network.backbone)
         return self._finish(part, member, choice, moved, selection, tuned.best_epoch, tuned.epochs, tuned=True)
 
@@ -264,35 +258,41 @@ class Trainer:
         part = parts_of(self.manifest, fold)
         if not inner:
             part = self._with_parts(part)
-        places = [*part.train, *part.val, *part.calib]
-        features = self._features(places, Views()) if backbone is None else self._features_of(backbone, places)
-        return self._svm(part, features, Diary(None), inner=inner, backbone=backbone, epochs=())
+        plain = self._features([*part.train, *part.val, *part.calib], Views(), backbone)
+        views = self._training_views(part, backbone)
+        return self._svm(part, views, plain, Diary(None), inner=inner, backbone=backbone, epochs=())
 
     def _svm(
         self,
         part: Part,
-        features: _Kept,
+        views: _Kept,
+        plain: _Kept,
         diary: Diary,
         *,
         inner: bool,
         backbone: torch.nn.Module | None,
         epochs: Sequence[EpochScore],
     ) -> TrainedMember:
+        """Choose and fit on every view of the training images, each a row of its own; score on plain views."""
         holdouts: tuple[Holdout, ...] = ()
         if inner:
             holdouts = inner_holdouts(self.manifest.samples, part.train, most=INNER_FOLDS, seed=self.plan.seed)
         if not holdouts and part.val:
             holdouts = (Holdout(fit=part.train, score=part.val),)
+        view_count = self._svm_views(len(part.train), views.rows.shape[1])
         shared: dict[tuple[Any, ...], Kernels] = {}
+
+        def kernels(places: Sequence[int], selected: int | None) -> Kernels:
+            rows = _rows(views, places)[:, :view_count]
+            labels = np.repeat(self.labels[list(places)], view_count)
+            return Kernels(rows.reshape(len(labels), -1), labels, selected)
 
         def fit(choice: SvmChoice, holdout: Holdout) -> tuple[Scores, int | None]:
             key = (holdout.fit, choice.selected)
             if key not in shared:
-                shared[key] = Kernels(
-                    _rows(features, holdout.fit)[:, 0], self.labels[list(holdout.fit)], choice.selected
-                )
+                shared[key] = kernels(holdout.fit, choice.selected)
             machine = shared[key].fit(choice, self.class_count)
-            return machine.scores(_rows(features, holdout.score)[:, 0]), None
+            return machine.scores(_rows(plain, holdout.score)[:, 0]), None
 
         selection: Selection[SvmChoice] | None = None
         if holdouts:
@@ -301,7 +301,7 @@ class Trainer:
         choice = selection.kept.choice if selection else self.recipe.svms[0]
         if selection is None:
             self.note(f"{_where(part)}: too few groups to choose by; taking {choice.title}")
-        final = Kernels(_rows(features, part.train)[:, 0], self.labels[list(part.train)], choice.selected)
+        final = kernels(part.train, choice.selected)
         member = Member(
             fold=part.fold,
             head=final.fit(choice, self.class_count),
@@ -309,7 +309,19 @@ class Trainer:
             calibrated_on="",
             backbone=backbone,
         )
-        return self._finish(part, member, choice, features, selection, None, epochs, tuned=backbone is not None)
+        return self._finish(part, member, choice, plain, selection, None, epochs, tuned=backbone is not None)
+
+    def _svm_views(self, images: int, views: int) -> int:
+        """Give how many views of each image a kernel matrix has room for; raises MachineError where not even one."""
+        if images > SVM_ROWS:
+            raise MachineError(
+                f"a support vector machine on {images} images needs a kernel matrix of {images**2 * 8 / 1e9:.0f} GB",
+                f"Use at most {SVM_ROWS} training images, or --variant base, hidden or dropout",
+            )
+        room = min(views, SVM_ROWS // images)
+        if room < views:
+            self.note(f"warning: the kernel matrix has room for {room} of {views} views of each training image")
+        return room
 
     # ------------------------------------------------------------------------------------------------ choosing
 
@@ -435,14 +447,20 @@ class Trainer:
     def _samples(self, places: Sequence[int]) -> list[Sample]:
         return [self.manifest.samples[i] for i in places]
 
-    def _features(self, places: Sequence[int], views: Views) -> _Kept:
-        return self._extract(self.loaded.module, self.cache, places, views)
+    def _training_views(self, part: Part, backbone: torch.nn.Module | None = None) -> _Kept:
+        views = Views()
+        if self.plan.views > 1:
+            views = Views(count=self.plan.views, augmentation=self.plan.augmentation, seed=self.plan.seed)
+        return self._features(part.train, views, backbone)
 
-    def _features_of(self, backbone: torch.nn.Module, places: Sequence[int]) -> _Kept:
+    def _features(self, places: Sequence[int], views: Views, backbone: torch.nn.Module | None = None) -> _Kept:
+        """Give features by `backbone`; None means the pretrained one."""
+        if backbone is None:
+            return self._extract(self.loaded.module, self.cache, places, views)
         backbone.to(self.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         backbone.eval()
         cache = FeatureCache(self.cache_root, state_digest(backbone.state_dict()), self.spec)
-        return self._extract(backbone, cache, places, Views())
+        return self._extract(backbone, cache, places, views)
 
     def _extract(self, backbone: torch.nn.Module, cache: FeatureCache, places: Sequence[int], views: Views) -> _Kept:
         rows = extract(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from dataclasses import dataclass
 from typing import Literal
@@ -64,9 +62,12 @@ def columns(classes: tuple[str, ...]) -> tuple[str, ...]:
 
 def csv_line(cells: tuple[Scalar, ...] | list[Scalar]) -> str:
     """Give one CSV line with its end; None is an empty cell."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow("" if cell is None else cell for cell in cells)
-    return out.getvalue()
+    return ",".join(_cell("" if cell is None else str(cell)) for cell in cells) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Quote a cell that needs it; csv.writer before Python 3.13 leaves a lone carriage return as it is."""
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
 
 
 def json_line(row: dict[str, Scalar]) -> str:

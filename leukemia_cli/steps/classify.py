@@ -18,7 +18,7 @@ from leukemia_cli.learning.classifier import Classifier, load_classifier
 from leukemia_cli.learning.machine import choose_machine, memory_errors
 from leukemia_cli.reporting.findings import Finding, columns, csv_line, json_line
 from leukemia_cli.vision.decode import decode
-from leukemia_cli.workspace import RunFolder, disk_errors
+from leukemia_cli.workspace import RunFolder, check_replaceable, disk_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class ClassifySettings:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size} is too small", "Use at least 1")
-        if self.max_megapixels <= 0:
+        if not self.max_megapixels > 0:
             raise UsageError(f"--max-megapixels {self.max_megapixels} is not above 0", "The default is 200")
 
 
@@ -179,7 +179,10 @@ def _destination(output: Path | None, out: Callable[[str, str], None]) -> Iterat
         yield lambda text: out(text, "")
         return
     partial = output.with_name(f"{output.name}.partial")
+    if output.suffix.lower() in IMAGE_SUFFIXES:
+        raise UsageError(f"--output {output} has the name of an image", "Name a file such as findings.csv")
     with disk_errors(output):
+        check_replaceable(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from leukemia_cli.catalog import VARIANTS, svms
 from leukemia_cli.domain import Fit, Manifest, Note, Track, silent, unheard
 from leukemia_cli.errors import UsageError, WorkspaceError
+from leukemia_cli.learning.batches import Augmentation
 from leukemia_cli.learning.classifier import Classifier, load_classifier
 from leukemia_cli.learning.features import state_digest
 from leukemia_cli.learning.fitting import FitSettings
@@ -41,6 +42,7 @@ class FitSvmSettings:
     name: str | None = None
     kernels: tuple[Literal["linear", "rbf"], ...] | None = None
     selected: tuple[int | None, ...] | None = None
+    views: int = 4
     fit: Fit = "squash"
     input_size_px: int | None = None
     batch_size: int = 16
@@ -62,8 +64,9 @@ def fit_svm(
 ) -> FinishedRun:
     """Choose kernel, C and gamma, fit, calibrate, and keep the result under `runs/`.
 
-    On a frozen backbone the choice is made by grouped inner folds of training; on a tuned one by the validation part that
-    tuning left out. Raises UsageError unless exactly one source of features is named.
+    A kept set of features holds the plain view of each image; with a backbone or run, `views` of each training image are
+    used, as in train. On a frozen backbone the choice is made by grouped inner folds of training; on a tuned one by the
+    validation part that tuning left out. Raises UsageError unless exactly one source of features is named.
     """
     started = time.monotonic()
     if sum(source is not None for source in (run, settings.features, settings.backbone)) != 1:
@@ -95,8 +98,8 @@ def fit_svm(
     plan = TrainPlan(
         fit=FitSettings(batch_size=settings.batch_size, epochs=0),
         head_fit=FitSettings(),
-        augmentation=None,
-        views=1,
+        augmentation=Augmentation(),
+        views=1 if settings.features else settings.views,
         precision="fp32",
         checkpoint_every_s=0.0,
         max_megapixels=settings.max_megapixels,

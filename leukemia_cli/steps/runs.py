@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from leukemia_cli.workspace import RunFolder, Workspace, list_runs, read_json
+from leukemia_cli.workspace import RunFolder, Workspace, list_runs, read_json, validation_score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +36,8 @@ def _manifest_fingerprint(workspace: Workspace) -> str | None:
 
 
 def _row(workspace: Workspace, run: RunFolder, manifest: str | None) -> dict[str, Any]:
-    facts, settings = run.facts, run.facts.get("settings") or {}
-    reports = sorted(p.parent.name for p in workspace.reports_folder.glob(f"{run.id}-*/report.json"))
+    facts, stored = run.facts, run.facts.get("settings")
+    settings = stored if isinstance(stored, dict) else {}
     return {
         "run": run.id,
         "name": run.name,
@@ -48,9 +48,23 @@ def _row(workspace: Workspace, run: RunFolder, manifest: str | None) -> dict[str
         "tune": facts.get("tune") or settings.get("tune"),
         "weights": facts.get("weights") or settings.get("weights"),
         "fold": facts.get("fold"),
-        "validation_balanced_accuracy": (facts.get("validation") or {}).get("balanced_accuracy"),
+        "validation_balanced_accuracy": validation_score(run),
         "validated_on": facts.get("validated_on"),
         "created": facts.get("created"),
         "from_current_manifest": manifest is not None and facts.get("manifest") == manifest,
-        "reports": reports,
+        "reports": _reports(workspace, run.id),
     }
+
+
+def _reports(workspace: Workspace, run: str) -> list[str]:
+    """Name the reports of a run; `a-1` does not claim those of another run `a-1-2`."""
+    parts = ("test", "val")
+    if not workspace.reports_folder.is_dir():
+        return []
+    return sorted(
+        folder.name
+        for folder in workspace.reports_folder.iterdir()
+        if folder.name.startswith(f"{run}-")
+        and ((part := folder.name.removeprefix(f"{run}-")) in parts or part.startswith("external-"))
+        and (folder / "report.json").is_file()
+    )
