@@ -29,7 +29,7 @@ from leukemia_cli.judging.calibration import softmax
 from leukemia_cli.learning.batches import Pixels
 from leukemia_cli.learning.features import Features, run_backbone, state_digest
 from leukemia_cli.learning.fitting import Scores
-from leukemia_cli.learning.machine import Machine
+from leukemia_cli.learning.machine import Machine, place
 from leukemia_cli.learning.network import Head, prefixed, unprefixed
 from leukemia_cli.learning.svm import Svm
 from leukemia_cli.learning.weights import BackboneSpec, rebuild_backbone
@@ -215,7 +215,7 @@ def _read(path: Path, digest: str) -> dict[str, Tensor]:
 
 def _backbone(spec: BackboneSpec, state: Mapping[str, Tensor], machine: Machine) -> nn.Module:
     module = rebuild_backbone(spec, state)
-    return module.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return place(module, machine)
 
 
 def restore_head(

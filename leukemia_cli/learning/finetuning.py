@@ -51,7 +51,7 @@ from leukemia_cli.learning.fitting import (
     optimiser,
     recall_mean,
 )
-from leukemia_cli.learning.machine import Machine, deferred_signals, memory_errors
+from leukemia_cli.learning.machine import Machine, deferred_signals, memory_errors, place
 from leukemia_cli.learning.network import Network, hold_normalisation, prefixed, trained_parts, unprefixed
 from leukemia_cli.workspace import write_bytes
 
@@ -211,7 +211,7 @@ def fine_tune(
         parameter.requires_grad_(False)
     for parameter in parts.values():
         parameter.requires_grad_(True)
-    network.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    place(network, machine)
     torch.manual_seed(seed)
     adam = optimiser([*parts.values(), *network.head.parameters()], fit)
     scaler = torch.amp.GradScaler(machine.device.type, enabled=tuning.precision == "fp16")

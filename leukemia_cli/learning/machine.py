@@ -17,6 +17,7 @@ from leukemia_cli.errors import Interrupted, MachineError, UsageError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -73,6 +74,13 @@ def choose_machine(device: str, workers: int | None) -> Machine:
     else:
         said += f", {cores} cores"
     return Machine(device=chosen, description=said, workers=workers or cores)
+
+
+def place(module: nn.Module, machine: Machine) -> nn.Module:
+    """Move a network to the device, channels last in memory; gives the same network."""
+    import torch
+
+    return module.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:

@@ -44,7 +44,7 @@ from leukemia_cli.learning.classifier import Member, restore_head
 from leukemia_cli.learning.features import FeatureCache, Features, Views, extract, state_digest
 from leukemia_cli.learning.finetuning import TuneSettings, fine_tune
 from leukemia_cli.learning.fitting import EpochScore, FitSettings, Labels, Scores, fit_head
-from leukemia_cli.learning.machine import Machine
+from leukemia_cli.learning.machine import Machine, place
 from leukemia_cli.learning.network import Network, prefixed, unprefixed
 from leukemia_cli.learning.selection import Diary, Holdout, Selection, Trial, choose, inner_holdouts
 from leukemia_cli.learning.svm import Kernels
@@ -147,7 +147,7 @@ class Trainer:
         order = {name: i for i, name in enumerate(manifest.task.classes)}
         self.labels: Labels = np.array([order[s.label] for s in manifest.samples], dtype=np.int64)
         self.class_count = len(order)
-        loaded.module.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        place(loaded.module, self.machine)
         self.cache = FeatureCache(cache_root, state_digest(loaded.module.state_dict()), self.spec)
 
     # ------------------------------------------------------------------------------------------------- members
@@ -457,7 +457,7 @@ class Trainer:
         """Give features by `backbone`; None means the pretrained one."""
         if backbone is None:
             return self._extract(self.loaded.module, self.cache, places, views)
-        backbone.to(self.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        place(backbone, self.machine)
         backbone.eval()
         cache = FeatureCache(self.cache_root, state_digest(backbone.state_dict()), self.spec)
         return self._extract(backbone, cache, places, views)

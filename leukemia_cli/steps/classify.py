@@ -113,6 +113,10 @@ def write_findings(
 
     With `output` rows go to `output.partial`, which takes its name when all are there; after an interruption it stays.
     """
+    if output is not None:
+        if output.suffix.lower() in IMAGE_SUFFIXES:
+            raise UsageError(f"--output {output} has the name of an image", "Name a file such as findings.csv")
+        check_replaceable(output)
     paths = expand_inputs(inputs, IMAGE_SUFFIXES, stdin)
     first = next(paths, None)
     if first is None:
@@ -179,10 +183,7 @@ def _destination(output: Path | None, out: Callable[[str, str], None]) -> Iterat
         yield lambda text: out(text, "")
         return
     partial = output.with_name(f"{output.name}.partial")
-    if output.suffix.lower() in IMAGE_SUFFIXES:
-        raise UsageError(f"--output {output} has the name of an image", "Name a file such as findings.csv")
     with disk_errors(output):
-        check_replaceable(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
 

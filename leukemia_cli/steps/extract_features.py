@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
+from safetensors.numpy import save
 
 from leukemia_cli.domain import Fit, Manifest, Note, Sample, Track, silent, unheard
 from leukemia_cli.errors import DataError, MachineError, UsageError, WorkspaceError
 from leukemia_cli.learning.classifier import load_classifier
 from leukemia_cli.learning.features import FeatureCache, Features, Views, extract, state_digest
-from leukemia_cli.learning.machine import choose_machine
+from leukemia_cli.learning.machine import choose_machine, place
 from leukemia_cli.learning.runs import versions
 from leukemia_cli.learning.weights import load_backbone
 from leukemia_cli.workspace import (
@@ -108,7 +107,7 @@ def extract_features(
             input_size_px=settings.input_size_px,
         )
         backbone, spec, preprocessing = loaded.module, loaded.spec, loaded.preprocessing
-        backbone.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        place(backbone, machine)
         weights = settings.weights if settings.weights in ("auto", "none") else str(Path(settings.weights).absolute())
         note(f"backbone: {spec.name} ({spec.timm_name}), weights: {spec.weights_source}")
     if backbone is None:
@@ -157,11 +156,14 @@ def extract_features(
         "warnings": ["weights none: these are the features of a random network"] if spec.is_random else [],
         "rows": [{"path": s.path, "label": s.label, "group": s.group, "sha256": s.sha256} for s in samples],
     }
-    tensors = {"features": torch.from_numpy(np.ascontiguousarray(features)), "labels": torch.from_numpy(labels)}
-    write_bytes(folder / FEATURES_FILE, save(tensors))
+    kept = save({"features": np.ascontiguousarray(features), "labels": labels})
+    write_bytes(folder / FEATURES_FILE, kept)
     write_json(folder / FEATURES_JSON, facts)  # last: it is what makes the set whole
     if settings.output is not None:
-        write_bytes(settings.output, _exported(settings.format, features, labels, samples, tensors))
+        write_bytes(
+            settings.output,
+            kept if settings.format == "safetensors" else _exported(settings.format, features, labels, samples),
+        )
     return Extracted(folder=folder, facts=facts, output=settings.output)
 
 
@@ -184,10 +186,7 @@ def _exported(
     features: Features,
     labels: NDArray[np.int64],
     samples: Sequence[Sample],
-    tensors: dict[str, torch.Tensor],
 ) -> bytes:
-    if form == "safetensors":
-        return bytes(save(tensors))
     if form == "npz":
         buffer = io.BytesIO()
         np.savez_compressed(
