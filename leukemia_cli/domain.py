@@ -193,6 +193,21 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+NO_GROUPS = (
+    "the estimate will be optimistic: patient or group ids are not known for every image, so images of one patient can "
+    "lie in training and test data alike; give the ids with --group-by"
+)
+"""Said by prepare, and again in every report, where groups are unknown."""
+
+ENOUGH_GROUPS = 10
+"""Below this many groups an interval exists but hangs on a handful of patients."""
+
+
+def few_groups(name: str, count: int) -> str:
+    """Warn that a class has too few groups for its figures to say much."""
+    return f"class {name} has {counted(count, 'group')}, fewer than {ENOUGH_GROUPS}: its figures say little"
+
+
 def fingerprint(value: object) -> str:
     """Hash a JSON-ready value: equal values, equal 16 hex digits, whatever the order of keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))

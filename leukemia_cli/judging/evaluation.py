@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from leukemia_cli.domain import GroupsSource
+from leukemia_cli.domain import ENOUGH_GROUPS, NO_GROUPS, GroupsSource, few_groups
 from leukemia_cli.judging.intervals import Estimate, group_bootstrap
 from leukemia_cli.judging.metrics import ClassFigures, confusion, per_class
 from leukemia_cli.judging.predictions import Predictions
-
-# Below this an interval exists but hangs on a handful of patients.
-ENOUGH_GROUPS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,19 +58,14 @@ def judge(predictions: Predictions, *, resamples: int = 2000, level: float = 0.9
 def _warnings(predictions: Predictions, classes: Mapping[str, ClassFigures]) -> tuple[str, ...]:
     found = []
     if not predictions.groups_known:
-        found.append(
-            "groups are unknown, so images of one patient may lie on both sides of the split: "
-            "the estimate will be optimistic"
-        )
+        found.append(NO_GROUPS)
     elif predictions.groups_source == "proposed":
         found.append("groups were proposed from the images, not given: where they are wrong the estimate is optimistic")
-    unit = "groups" if predictions.groups_known else "images"
     for name, figures in classes.items():
         if figures.support == 0:
             found.append(f"class {name} has no images here: its figures are null and averages leave it out")
         elif figures.groups < ENOUGH_GROUPS:
-            number = f"{figures.groups} {unit if figures.groups != 1 else unit.removesuffix('s')}"
-            found.append(f"class {name} has {number}, fewer than {ENOUGH_GROUPS}: its figures say little")
+            found.append(few_groups(name, figures.groups))
     present = [name for name, figures in classes.items() if figures.support]
     if len(present) == 1:
         found.append(f"every image is of class {present[0]}: what tells classes apart cannot be measured")

@@ -45,7 +45,8 @@ class Member:
     fold: int | None
     head: Head | Svm
     temperature: float
-    calibrated_on: str
+    calibrated_on: str | None
+    """What the temperature was fitted on, with its counts; None where it was not fitted."""
     backbone: nn.Module | None
 
     def scores(self, features: Features) -> Scores:
@@ -118,6 +119,18 @@ class Classifier:
             if member.fold == fold:
                 return member
         raise WorkspaceError(f"run {self.run} has no member for fold {fold}", "Train all folds: leuk train --fold all")
+
+
+def together(phrases: Sequence[str | None]) -> str | None:
+    """Say once what members were fitted or validated on: 'inner folds, 794 images of 26 groups to 808 images of 26 groups'."""
+    known = list(dict.fromkeys(phrase for phrase in phrases if phrase))
+    if len(known) < 2:
+        return known[0] if known else None
+    kinds = {phrase.partition(", ")[0] for phrase in known}
+    if len(kinds) > 1:
+        return "; ".join(known)
+    counts = sorted((phrase.partition(", ")[2] for phrase in known), key=lambda text: int(text.split()[0]))
+    return f"{kinds.pop()} of each fold, {counts[0]} to {counts[-1]}"
 
 
 def backbone_file(fold: int | None) -> str:

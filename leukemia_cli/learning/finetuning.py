@@ -143,7 +143,10 @@ class _Checkpoint:
             state = unprefixed(f"adam.{i}.", tensors)
             if state:
                 adam.state[parameter] = {
-                    name: value if name == "step" else value.to(parameter.device) for name, value in state.items()
+                    name: value
+                    if name == "step"
+                    else torch.empty_like(parameter).copy_(value)  # its place and strides:
+                    for name, value in state.items()  # one step over other strides rounds otherwise in the last bit
                 }
         torch.set_rng_state(tensors["random.cpu"])
         if "random.cuda" in tensors and torch.cuda.is_available():

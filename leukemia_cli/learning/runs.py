@@ -17,7 +17,7 @@ import numpy as np
 
 from leukemia_cli import __version__
 from leukemia_cli.domain import Manifest
-from leukemia_cli.learning.classifier import save_classifier
+from leukemia_cli.learning.classifier import save_classifier, together
 from leukemia_cli.learning.machine import Machine
 from leukemia_cli.learning.training import TrainedMember, TrainPlan
 from leukemia_cli.learning.weights import LoadedBackbone
@@ -66,7 +66,7 @@ def finish_run(
     warnings = list(manifest.warnings)
     if loaded.spec.is_random:
         warnings.append("weights none: the backbone was random before this training")
-    if any(t.member.temperature == 1.0 and "uncalibrated" in t.member.calibrated_on for t in trained):
+    if any(t.member.calibrated_on is None for t in trained):
         warnings.append("probabilities are uncalibrated: no images were left to calibrate on")
     best_epochs = [t.best_epoch for t in trained if t.best_epoch is not None]
     facts = {
@@ -89,7 +89,7 @@ def finish_run(
         "epochs": plan.fit.epochs if any(t.history for t in trained) else 0,
         "best_epoch": round(float(np.median(best_epochs))) if best_epochs else None,
         "validation": _mean_validation(trained),
-        "validated_on": "; ".join(dict.fromkeys(t.validated_on for t in trained)),
+        "validated_on": together([t.validated_on for t in trained]),
         "feature_size": _common([t.feature_size for t in trained]),
         "hidden": _common([t.hidden for t in trained]),
         "selected_features": _common([t.selected for t in trained]),

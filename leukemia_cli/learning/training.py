@@ -107,7 +107,7 @@ class TrainedMember:
     selected: int | None
     validation: dict[str, float | None]
     validation_images: int
-    validated_on: str
+    validated_on: str | None
     trials: tuple[dict[str, Any], ...]
     history: tuple[dict[str, Any], ...]
 
@@ -196,7 +196,7 @@ class Trainer:
             self.note(
                 f"{_where(part)}: too few groups to choose by; taking {choice.title}, {self.plan.head_fit.epochs} epochs"
             )
-        member = Member(fold=part.fold, head=fitted.head, temperature=1.0, calibrated_on="", backbone=None)
+        member = Member(fold=part.fold, head=fitted.head, temperature=1.0, calibrated_on=None, backbone=None)
         return self._finish(part, member, choice, plain, selection, fitted.best_epoch, fitted.epochs)
 
     def _tuned(self, part: Part, diary: Diary, state: Path | None) -> TrainedMember:
@@ -250,7 +250,9 @@ class Trainer:
             return self._svm(
                 part, moved_views, moved, diary, inner=False, backbone=network.backbone, epochs=tuned.epochs
             )
-        member = Member(fold=part.fold, head=network.head, temperature=1.0, calibrated_on="", backbone=network.backbone)
+        member = Member(
+            fold=part.fold, head=network.head, temperature=1.0, calibrated_on=None, backbone=network.backbone
+        )
         return self._finish(part, member, choice, moved, selection, tuned.best_epoch, tuned.epochs, tuned=True)
 
     def svm_on(self, fold: int | None, backbone: torch.nn.Module | None, *, inner: bool) -> TrainedMember:
@@ -306,7 +308,7 @@ class Trainer:
             fold=part.fold,
             head=final.fit(choice, self.class_count),
             temperature=1.0,
-            calibrated_on="",
+            calibrated_on=None,
             backbone=backbone,
         )
         return self._finish(part, member, choice, plain, selection, None, epochs, tuned=backbone is not None)
@@ -378,7 +380,7 @@ class Trainer:
         tuned: bool = False,
     ) -> TrainedMember:
         """Fit the temperature on data that chose nothing where there are such, and score the validation part."""
-        temperature, calibrated_on = 1.0, "nothing: uncalibrated"
+        temperature, calibrated_on = 1.0, None
         if part.calib:
             scores = member.scores(_rows(features, part.calib)[:, 0])
             temperature = fit_temperature(scores, self.labels[list(part.calib)])
@@ -394,7 +396,7 @@ class Trainer:
             backbone=member.backbone,
         )
         validation: dict[str, float | None] = {name: None for name in METRICS}
-        validated_on, count = "nothing: no validation part", 0
+        validated_on, count = None, 0
         if part.val:
             judged, places = member.probabilities(_rows(features, part.val)[:, 0]), part.val
             validated_on = f"validation part, {self._counted(places)}"

@@ -32,7 +32,8 @@ class ReportContext:
     `classes` are those of the task as it was run, `whole_class_count` those of the task it is a subset of, or its own.
     `external` names an outside data set. `weights` describes where the backbone's numbers came from; "none" is random.
     `folds` is their number where out-of-fold predictions were pooled. `test_looks` counts the evaluations of this test
-    split, this one included. `temperature` and its `fitted_on` are None where scores were not calibrated.
+    split, this one included. `temperatures` has one for each member of the run; `fitted_on` is None where scores were not
+    calibrated.
     `abstention_reason` says why abstention was not measured. `facts` are further scalars, kept under their own key.
     """
 
@@ -48,7 +49,7 @@ class ReportContext:
     tune: str
     folds: int | None = None
     test_looks: int = 1
-    temperature: float | None = None
+    temperatures: tuple[float, ...] = ()
     fitted_on: str | None = None
     abstention_reason: str = "this version does not measure abstention"
     seed: int | None = None
@@ -91,6 +92,7 @@ class Calibration(TypedDict):
     """How scores became probabilities, and how well they hold on these images."""
 
     temperature: float | None
+    temperatures: list[float]
     fitted_on: str | None
     ece: float | None
     brier: float | None
@@ -199,7 +201,8 @@ def as_report(evaluation: Evaluation, context: ReportContext) -> Report:
         },
         confusion=Confusion(classes=list(evaluation.classes), matrix=[list(row) for row in evaluation.confusion]),
         calibration=Calibration(
-            temperature=context.temperature,
+            temperature=context.temperatures[0] if len(set(context.temperatures)) == 1 else None,
+            temperatures=list(context.temperatures),
             fitted_on=context.fitted_on,
             ece=evaluation.metrics["ece"].value,
             brier=evaluation.metrics["brier"].value,
@@ -240,9 +243,9 @@ def _warnings(evaluation: Evaluation, context: ReportContext) -> list[str]:
             f"the test split has been looked at {context.test_looks} times: "
             "a figure picked from several looks is optimistic"
         )
-    if context.temperature in (LEAST_TEMPERATURE, MOST_TEMPERATURE):
+    for bound in sorted({LEAST_TEMPERATURE, MOST_TEMPERATURE} & set(context.temperatures)):
         found.append(
-            f"the temperature {context.temperature:g} lies at its bound, so the images it was fitted on did not "
+            f"the temperature {bound:g} lies at its bound, so the images it was fitted on did not "
             "determine it: do not rely on the confidence"
         )
     return [*found, *evaluation.warnings, *context.warnings]
@@ -380,10 +383,11 @@ def _calibration_line(report: Report) -> str:
             ("log loss", calibration["log_loss"]),
         )
     )
-    if calibration["temperature"] is None:
+    if calibration["fitted_on"] is None:
         how = "Scores are not calibrated"
     else:
-        how = f"Temperature {calibration['temperature']:.3g}, fitted on {_text(calibration['fitted_on'] or 'unknown')}"
+        shown = ", ".join(f"{value:.3g}" for value in dict.fromkeys(calibration["temperatures"]))
+        how = f"Temperature {shown}, fitted on {_text(calibration['fitted_on'])}"
     return f"{how}. On these {counts_of(report)}: {figures}."
 
 

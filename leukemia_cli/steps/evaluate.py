@@ -11,11 +11,11 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from leukemia_cli import __version__
-from leukemia_cli.domain import Manifest, Note, Sample, Track, fingerprint, silent, unheard
+from leukemia_cli.domain import Manifest, Note, Sample, Track, few_groups, fingerprint, silent, unheard
 from leukemia_cli.errors import DataError, UsageError, WorkspaceError
 from leukemia_cli.judging.evaluation import judge
 from leukemia_cli.judging.predictions import Predictions
-from leukemia_cli.learning.classifier import Classifier, Member, load_classifier, member_digest
+from leukemia_cli.learning.classifier import Classifier, Member, load_classifier, member_digest, together
 from leukemia_cli.learning.features import FeatureCache, Views, extract
 from leukemia_cli.learning.fitting import Scores
 from leukemia_cli.learning.machine import choose_machine
@@ -103,7 +103,11 @@ def evaluate(
     evaluation = judge(predictions, resamples=settings.resamples, seed=settings.seed)
     pooled = len({member.fold for _, member in judged}) if manifest.folds else None
     looks = _look(workspace, run, samples, settings.split)
-    warnings = [*manifest.warnings, *run.facts.get("warnings", ())]
+    told = set(evaluation.warnings)  # the groups of this part, which say more than those of the whole manifest
+    few = {
+        few_groups(name, len({s.group for s in manifest.samples if s.label == name})) for name in manifest.task.classes
+    }
+    warnings = [w for w in (*manifest.warnings, *run.facts.get("warnings", ())) if w not in told | few]
     if looks > 1:
         note(f"this {settings.split} part has now been looked at {looks} times")
     report = as_report(
@@ -120,8 +124,8 @@ def evaluate(
             tune=str(run.facts["tune"]),
             folds=pooled,
             test_looks=looks,
-            temperature=_shared([m.temperature for m in classifier.members]),
-            fitted_on="; ".join(dict.fromkeys(m.calibrated_on for m in classifier.members)),
+            temperatures=tuple(m.temperature for m in classifier.members),
+            fitted_on=together([m.calibrated_on for m in classifier.members]),
             seed=run.facts.get("seed"),
             leuk_version=__version__,
             manifest=manifest.fingerprint,
@@ -208,10 +212,6 @@ def _score(
         )
         probabilities[places] = member.probabilities(features[:, 0])
     return probabilities
-
-
-def _shared(values: Sequence[float]) -> float | None:
-    return values[0] if all(value == values[0] for value in values) else None
 
 
 def _look(workspace: Workspace, run: RunFolder, samples: Sequence[Sample], split: str) -> int:

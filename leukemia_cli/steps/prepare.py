@@ -27,18 +27,25 @@ from leukemia_cli.data.datasets import (
 from leukemia_cli.data.grouping import find_copies, join_groups, name_groups
 from leukemia_cli.data.manifest import count_parts, make_manifest, manifest_fingerprint, write_manifest
 from leukemia_cli.data.splits import deal_folds, deal_splits, missing_classes, split_fractions
-from leukemia_cli.domain import SPLITS, Manifest, Note, Sample, Task, Track, counted, silent, unheard
+from leukemia_cli.domain import (
+    ENOUGH_GROUPS,
+    NO_GROUPS,
+    SPLITS,
+    Manifest,
+    Note,
+    Sample,
+    Task,
+    Track,
+    counted,
+    few_groups,
+    silent,
+    unheard,
+)
 from leukemia_cli.errors import DataError, UsageError
 from leukemia_cli.vision.decode import MAX_MEGAPIXELS, BadImage, ImageFacts, inspect
 from leukemia_cli.workspace import Workspace, list_runs
 
-FEW_GROUPS = 10
 _SHOWN = 10
-
-NO_GROUPS = (
-    "the estimate will be optimistic: patient or group ids are not known for every image, so images of one patient can "
-    "lie in training and test data alike; give the ids with --group-by"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,8 +340,8 @@ def _group_warnings(
         warnings.append(NO_GROUPS)
     groups = Counter(label for _, label in set(rows))
     for kind in task.classes:
-        if groups[kind] < FEW_GROUPS:
-            warnings.append(f"class {kind} has only {counted(groups[kind], 'group')}: its figures will be uncertain")
+        if groups[kind] < ENOUGH_GROUPS:
+            warnings.append(few_groups(kind, groups[kind]))
     return warnings
 
 

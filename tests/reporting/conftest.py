@@ -53,7 +53,7 @@ def describe() -> Callable[..., ReportContext]:
             "variant": "base",
             "weights": "senet154.gluon_in1k",
             "tune": "head",
-            "temperature": 1.37,
+            "temperatures": (1.37,),
             "fitted_on": "calib, 40 images of 12 groups",
             "seed": 7,
             "leuk_version": "0.1.0",

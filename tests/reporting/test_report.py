@@ -32,7 +32,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a class absent": ({"present": (0, 2)}, {}),
     "one class": ({"present": (1,)}, {}),
     "few groups": ({"groups_per_class": 2}, {}),
-    "groups unknown": ({"groups_source": "none"}, {"weights": "none", "folds": 5, "temperature": None}),
+    "groups unknown": (
+        {"groups_source": "none"},
+        {"weights": "none", "folds": 5, "temperatures": (1.2, 1.5), "fitted_on": None},
+    ),
     "one image": ({"n": 1}, {"external": "ALL-IDB1", "fitted_on": None, "facts": {"batch size": 8, "note": None}}),
 }
 
@@ -70,7 +73,7 @@ def test_report_has_the_keys_others_rely_on(report: Report) -> None:
         assert figure["method"]
     for row in report["per_class"].values():
         assert set(row) == {"precision", "recall", "f1", "auroc", "support"}
-    assert set(report["calibration"]) == {"temperature", "fitted_on", "ece", "brier", "log_loss"}
+    assert set(report["calibration"]) == {"temperature", "temperatures", "fitted_on", "ece", "brier", "log_loss"}
     assert set(report["confusion"]) == {"classes", "matrix"}
     assert list(report["per_class"]) == report["confusion"]["classes"]
     assert sum(map(sum, report["confusion"]["matrix"])) == report["images"]
@@ -114,11 +117,13 @@ def test_looks_and_choices_are_warned_of(evaluation: Evaluation, describe: Descr
     assert as_report(evaluation, describe(warnings=("beware",)))["warnings"][-1] == "beware"
 
 
-@pytest.mark.parametrize(("temperature", "warned"), [(0.01, True), (100.0, True), (1.4, False), (None, False)])
+@pytest.mark.parametrize(
+    ("temperatures", "warned"), [((0.01,), True), ((1.2, 100.0), True), ((1.4,), False), ((), False)]
+)
 def test_a_temperature_at_its_bound_is_warned_of(
-    evaluation: Evaluation, describe: Describe, temperature: float | None, warned: bool
+    evaluation: Evaluation, describe: Describe, temperatures: tuple[float, ...], warned: bool
 ) -> None:
-    warnings = as_report(evaluation, describe(temperature=temperature))["warnings"]
+    warnings = as_report(evaluation, describe(temperatures=temperatures))["warnings"]
     assert any("lies at its bound" in warning for warning in warnings) is warned
 
 
@@ -128,7 +133,7 @@ def test_what_does_not_fit_is_refused(evaluation: Evaluation, describe: Describe
     with pytest.raises(ValueError, match="no subset of 2"):
         as_report(evaluation, describe(whole_class_count=2))
     with pytest.raises(ValueError, match=r"report\.calibration\.temperature is nan"):
-        as_report(evaluation, describe(temperature=float("nan")))
+        as_report(evaluation, describe(temperatures=(float("nan"),)))
 
 
 # ---------------------------------------------------------------------------------- report.md
