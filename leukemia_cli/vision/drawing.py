@@ -542,8 +542,8 @@ look of the cells tells the classes apart and colour alone hardly does.
 White cells are far denser than in most real smears.
 
 ```
-leuk prepare OUT --task five-class --group-by parent
-leuk prepare OUT --task binary --group-by parent
+leuk prepare OUT --task five-class --folds 3
+leuk train --backbone efficientnet-lite0 --variant dropout
 leuk classify OUT/slide.png
 ```
 """

