@@ -5,7 +5,10 @@ import sys
 
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
-    from leukemia_cli.cli.app import run
+    try:
+        from leukemia_cli.cli.app import run
+    except KeyboardInterrupt:
+        sys.exit(130)
 
     sys.exit(run(sys.argv[1:]))
 

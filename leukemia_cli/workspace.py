@@ -85,6 +85,22 @@ def open_workspace(root: Path, *, create: bool) -> Workspace:
     return Workspace(root)
 
 
+@contextlib.contextmanager
+def workspace_for(root: Path) -> Iterator[Workspace]:
+    """Open or make the workspace at `root`; one made here vanishes again when the block fails before it holds anything."""
+    known, there = (root / MARK).exists(), root.exists()
+    workspace = open_workspace(root, create=True)
+    try:
+        yield workspace
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if not known and [path.name for path in root.iterdir()] == [MARK]:
+                (root / MARK).unlink()
+                if not there:
+                    root.rmdir()
+        raise
+
+
 # ------------------------------------------------------------------------------------------------ atomic writing
 
 

@@ -6,8 +6,10 @@ load neither torch nor numpy.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -20,11 +22,21 @@ import typer
 
 from leukemia_cli import __version__
 from leukemia_cli.cli import options
-from leukemia_cli.cli.console import Console
+from leukemia_cli.cli.console import Console, ReaderGone
 from leukemia_cli.cli.options import Shared, with_shared
 from leukemia_cli.domain import Manifest
-from leukemia_cli.errors import Interrupted, LeukError, UsageError
-from leukemia_cli.workspace import RunFolder, Workspace, disk_errors, find_run, open_workspace
+from leukemia_cli.errors import Interrupted, LeukError, MachineError, UsageError
+from leukemia_cli.workspace import (
+    RunFolder,
+    Workspace,
+    check_run_name,
+    disk_errors,
+    find_run,
+    open_workspace,
+    run_at,
+    validation_score,
+    workspace_for,
+)
 
 app = typer.Typer(
     name="leuk",
@@ -41,71 +53,110 @@ app = typer.Typer(
 def run(arguments: Sequence[str]) -> int:
     """Run one command; give its exit code. Nothing but this turns errors into text."""
     console = Console(debug="--debug" in arguments, as_json="--json" in arguments)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError):
-            stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
-    if not console.debug and not {"-v", "--verbose"} & set(arguments):
-        warnings.simplefilter("ignore")
+    _ready_streams()
     try:
-        with _sigterm_raises():
+        with warnings.catch_warnings(), _sigterm_raises():
+            if not console.debug and not {"-v", "--verbose"} & set(arguments):
+                warnings.simplefilter("ignore")
             result = app(args=list(arguments), prog_name="leuk", standalone_mode=False, obj=console)
+            if result == 130:  # what Typer makes of Ctrl-C
+                raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
-    except LeukError as error:
-        if console.debug:
-            _show_traceback()
-        console.error(error)
-        return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        console.error(Interrupted(130, "stopped by Ctrl-C", ""))
-        return 130
-    except BrokenPipeError:
-        # The reader, `head` say, has had enough: nobody is left to tell. What Python flushes at its end goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderGone:
+        _to_nowhere()  # the reader, `head` say, has had enough
         return 0
+    except SystemExit as leaving:  # completion, and help into a closed pipe
+        return leaving.code if isinstance(leaving.code, int) else 1
+    except LeukError as error:
+        return _told(console, error)
+    except _Terminated:
+        return _told(console, Interrupted(143, "stopped by SIGTERM", _AFTER_STOP))
+    except (KeyboardInterrupt, typer.Abort):
+        return _told(console, Interrupted(130, "stopped by Ctrl-C", _AFTER_STOP))
     except Exception as error:
-        return _other(console, error)
+        if type(error).__name__ == "NoArgsIsHelpError":  # `leuk` alone; Typer keeps its Click to itself
+            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]  # noqa: T201
+            return 2
+        return _told(console, _known(error))
 
 
-def _other(console: Console, error: Exception) -> int:
-    """Report a usage error of the argument parser, a full disk or lack of memory, or else a bug."""
+_AFTER_STOP = "What was finished before is kept; run the command again to do the rest"
+
+
+def _ready_streams() -> None:
+    """Let any text and any bytes of file names out, whatever the locale; a closed stream becomes one to nowhere."""
+
+    def escape(error: UnicodeError) -> tuple[str | bytes, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        code = ord(error.object[error.start])
+        if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8, as os.fsdecode keeps it
+            return bytes([code - 0xDC00]), error.start + 1
+        return rf"\u{code:04x}", error.start + 1
+
+    codecs.register_error("leuk", escape)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - as long as the process
+        with contextlib.suppress(AttributeError, ValueError):
+            getattr(sys, name).reconfigure(errors="leuk")
+
+
+def _to_nowhere() -> None:
+    """Let what Python flushes at its end go nowhere: nobody is left to read it."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _told(console: Console, error: LeukError) -> int:
+    if console.debug and not isinstance(error, Interrupted):
+        import traceback
+
+        traceback.print_exc(file=sys.stderr)
+    try:
+        console.error(error)
+    except OSError:  # stdout is closed or its disk is full
+        _to_nowhere()
+    return error.exit_code
+
+
+def _known(error: Exception) -> LeukError:
+    """Say what an error from outside means: wrong usage, a full disk, lack of memory, a broken installation; or a bug."""
     parser_message = getattr(error, "format_message", None)
     if parser_message is not None and getattr(error, "exit_code", None) is not None:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "leuk"
-        text = parser_message().strip()
-        if not text:  # no command was given: the parser has printed the help
-            return int(getattr(error, "exit_code", 2))
-        console.error(UsageError(text.splitlines()[0], f"See: {path} --help"))
-        return 2
-    if console.debug:
-        _show_traceback()
-    try:
-        if isinstance(error, OSError):
-            with disk_errors(Path(str(error.filename or "the output"))):
+        text = " ".join(parser_message().split()).replace("Value error, ", "")
+        return UsageError(text, f"See: {path} --help")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return MachineError("out of memory", "Use a smaller --batch-size or fewer --workers, or close other programs")
+    if isinstance(error, ImportError) and not (error.name or "").startswith("leukemia_cli"):
+        return MachineError(
+            f"the installation is broken: {error}", "Reinstall with: pip install --force-reinstall leukemia-cli"
+        )
+    if isinstance(error, OSError):
+        try:
+            with disk_errors(Path(os.fsdecode(error.filename or "the output"))):
                 raise error
-    except LeukError as known:
-        console.error(known)
-        return known.exit_code
-    except OSError:
-        pass
-    kind = type(error).__name__
-    console.error(LeukError(f"{kind}: {error}", "This is a bug in leuk. Run it again with --debug for the traceback"))
-    return 1
+        except LeukError as known:
+            return known
+        except OSError:
+            pass
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return LeukError(said, "This is a bug in leuk. Run it again with --debug for the traceback")
 
 
-def _show_traceback() -> None:
-    import traceback
-
-    traceback.print_exc(file=sys.stderr)
+class _Terminated(BaseException):
+    """SIGTERM came; like KeyboardInterrupt no `except Exception` on the way may swallow it."""
 
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Have SIGTERM raise Interrupted, so that files are closed and nothing is left half written."""
+    """Have SIGTERM raise _Terminated, so that files are closed and nothing is left half written."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         del number, frame
-        raise Interrupted(143, "stopped by SIGTERM", "")
+        raise _Terminated
 
     try:
         before = signal.signal(signal.SIGTERM, stop)
@@ -132,9 +183,10 @@ def _found(shared: Shared, workspace: Workspace, wanted: str | None, manifest: s
     """Find the run that is meant; where none is named it is the best, and that is said."""
     found = find_run(workspace, wanted, manifest=manifest)
     if wanted is None:
-        score = (found.facts.get("validation") or {}).get("balanced_accuracy")
+        score = validation_score(found)
         told = "not validated" if score is None else f"validation balanced accuracy {score:.3f}"
-        shared.console.note(f"run {found.id} (best of this manifest: {told})")
+        among = "every manifest: there is none here" if manifest is None else "this manifest"
+        shared.console.note(f"run {found.id} (best of {among}; {told})")
     return found
 
 
@@ -147,7 +199,7 @@ def _shown(value: object) -> str:
 # ----------------------------------------------------------------------------------------------------- commands
 
 
-@app.command(epilog="Example: leuk prepare sample_images --task binary")
+@app.command(epilog="Example: leuk prepare sample_images --task five-class --folds 3")
 @with_shared
 def prepare(
     shared: Shared,
@@ -197,8 +249,8 @@ def prepare(
         seed=shared.seed,
         command=tuple(sys.argv),
     )
-    workspace = open_workspace(shared.workspace, create=True)
-    done = step(workspace, settings, track=shared.console.track, note=shared.console.note)
+    with workspace_for(shared.workspace) as workspace:
+        done = step(workspace, settings, track=shared.console.track, note=shared.console.note)
     facts = done.as_json()
     if shared.console.as_json:
         shared.console.document(facts)
@@ -216,7 +268,7 @@ def prepare(
 
 
 def _same_workspace(shared: Shared) -> str:
-    return "" if shared.workspace == Path("leuk-workspace") else f" --workspace {shared.workspace}"
+    return "" if shared.workspace == Path("leuk-workspace") else f" --workspace {shlex.quote(str(shared.workspace))}"
 
 
 @app.command(epilog="Example: leuk train --backbone senet --variant dropout")
@@ -234,8 +286,10 @@ def train(
     weights: Annotated[
         str, typer.Option(help="auto (pretrained), none (random), or a .safetensors or .pth file.")
     ] = "auto",
-    epochs: Annotated[int | None, typer.Option(help="Most epochs (default: 40 for head, 15 otherwise).")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step (default: 64 for head, 16 otherwise).")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Most epochs (default: 40 for head, 15 otherwise).")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images a step (default: 64 for head, 16 otherwise).")
+    ] = None,
     lr: Annotated[
         float | None, typer.Option(help="Peak learning rate (default: 1e-3 for head, 1e-4 otherwise).")
     ] = None,
@@ -248,13 +302,15 @@ def train(
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Default 0.01.")] = None,
     warmup_epochs: Annotated[float | None, typer.Option(help="Default: 2 for head, 1 otherwise.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Epochs without gain before stopping (default 10 or 5).")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Epochs without gain before stopping (default 10 or 5).")
+    ] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="Default 0.05.")] = None,
     class_weights: Annotated[bool, typer.Option(help="Give every class the same say in the loss.")] = True,
-    accumulate: Annotated[int, typer.Option(help="Batches a step (fine-tuning).")] = 1,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches a step (fine-tuning).")] = 1,
     clip_norm: Annotated[float | None, typer.Option(help="Longest gradient (default 1).")] = None,
     views: Annotated[
-        int, typer.Option(help="Views of each training image for --tune head, the plain one included.")
+        int, typer.Option(min=1, help="Views of each training image for --tune head, the plain one included.")
     ] = 4,
     augment: Annotated[bool, typer.Option(help="Turn, flip, scale, stain and blur training views.")] = True,
     precision: Annotated[
@@ -264,12 +320,23 @@ def train(
         Literal["squash", "crop", "pad"],
         typer.Option(help="How an image becomes a square: whole, its centre, or padded."),
     ] = "squash",
-    input_size: Annotated[int | None, typer.Option(help="Side of the square, px (default: the backbone's).")] = None,
+    input_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the square, px (default: the backbone's).")
+    ] = None,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints of fine-tuning.")] = 300.0,
 ) -> None:
     """Train a classifier from the manifest and keep it as a run."""
-    workspace, manifest = _opened(shared)
+    options.check_names(backbone, variant)
+    if name is not None:
+        check_run_name(name)
+    options_of_variant: dict[str, Any] = {
+        "feature_sizes": options.listed(feature_sizes, "--feature-sizes", options.stack),
+        "dropout_rates": options.listed(dropout_rates, "--dropout-rates", float),
+        "selected": options.listed(select, "--select", options.count_or_none),
+        "kernels": options.listed(kernels, "--kernel", options.kernel),
+        "fold": options.folds(fold),
+    }
     if resume is not None:
         allowed = ("resume", "workspace", "device", "workers", "as_json", "quiet", "verbose", "debug", "config")
         clash = options.explicit(ctx, allowed)
@@ -278,15 +345,9 @@ def train(
                 f"{', '.join(clash)} cannot be set with --resume",
                 "A resumed run keeps the settings it was started with",
             )
+    workspace, manifest = _opened(shared)
+    if resume is not None:
         find_run(workspace, resume, manifest=None, finished=False)
-    options_of_variant: dict[str, Any] = {
-        "feature_sizes": options.listed(feature_sizes, "--feature-sizes", options.stack),
-        "dropout_rates": options.listed(dropout_rates, "--dropout-rates", float),
-        "selected": options.listed(select, "--select", options.count_or_none),
-        "kernels": options.listed(kernels, "--kernel", options.kernel),
-        "fold": options.folds(fold),
-    }
-    options.check_names(backbone, variant)
     from leukemia_cli.steps import train as steps
 
     track, note = shared.console.track, shared.console.note
@@ -318,7 +379,7 @@ def _report_run(shared: Shared, facts: dict[str, Any]) -> None:
     ]
     validation = facts["validation"]
     rows += [[f"validation {key}", _shown(validation[key])] for key in ("balanced_accuracy", "macro_f1", "auroc")]
-    rows += [["validated on", facts["validated_on"]], ["seconds", _shown(facts["seconds"])]]
+    rows += [["validated on", _shown(facts["validated_on"])], ["seconds", _shown(facts["seconds"])]]
     shared.console.table(f"run {facts['run']}", ["", ""], rows)
     shared.console.out(f"run: {facts['folder']}")
     shared.console.note(f"next: leuk evaluate {facts['run']}" + _same_workspace(shared))
@@ -329,6 +390,7 @@ def _report_run(shared: Shared, facts: dict[str, Any]) -> None:
 )
 @with_shared
 def extract_features(
+    ctx: typer.Context,
     shared: Shared,
     run_wanted: Annotated[
         str | None, typer.Option("--run", metavar="RUN", help="Use the backbone of this run.")
@@ -341,19 +403,20 @@ def extract_features(
     ] = "safetensors",
     output: Annotated[Path | None, typer.Option(help="Write the features to this file as well.")] = None,
     fit: Annotated[Literal["squash", "crop", "pad"], typer.Option(help="With --backbone, as in train.")] = "squash",
-    input_size: Annotated[int | None, typer.Option(help="With --backbone, as in train.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images through the backbone at once.")] = 16,
+    input_size: Annotated[int | None, typer.Option(min=1, help="With --backbone, as in train.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images through the backbone at once.")] = 16,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
 ) -> None:
     """Keep the feature vector of every image, for your own analyses or for fit-svm."""
-    workspace, manifest = _opened(shared)
-    found = None
-    if backbone is None:
-        found = _found(shared, workspace, run_wanted, manifest.fingerprint)
-    elif run_wanted is not None:
+    if backbone is not None and run_wanted is not None:
         raise UsageError("--run and --backbone exclude each other", "Name one of them")
-    else:
+    options.need_backbone(ctx, backbone)
+    if backbone is not None:
         options.check_names(backbone, None)
+    if output is None and "--format" in options.explicit(ctx, ()):
+        raise UsageError(f"--format {form} without --output", "Name a file for it, for example --output features.csv")
+    workspace, manifest = _opened(shared)
+    found = None if backbone is not None else _found(shared, workspace, run_wanted, manifest.fingerprint)
     from leukemia_cli.steps.extract_features import ExtractSettings
     from leukemia_cli.steps.extract_features import extract_features as step
 
@@ -374,6 +437,7 @@ def extract_features(
 @app.command("fit-svm", epilog="Example: leuk fit-svm --backbone senet --kernel linear,rbf")
 @with_shared
 def fit_svm(
+    ctx: typer.Context,
     shared: Shared,
     features: Annotated[str | None, typer.Option(metavar="ID", help="A set made by extract-features.")] = None,
     run_wanted: Annotated[
@@ -388,23 +452,26 @@ def fit_svm(
     select: Annotated[str | None, typer.Option(help="Numbers of features to choose from (default none).")] = None,
     views: Annotated[int, typer.Option(min=1, help="Views of each training image; a kept set has one.")] = 4,
     fit: Annotated[Literal["squash", "crop", "pad"], typer.Option(help="With --backbone, as in train.")] = "squash",
-    input_size: Annotated[int | None, typer.Option(help="With --backbone, as in train.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images through the backbone at once.")] = 16,
+    input_size: Annotated[int | None, typer.Option(min=1, help="With --backbone, as in train.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images through the backbone at once.")] = 16,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
 ) -> None:
     """Fit a support vector machine on features; the result is a run like any other."""
     if sum(given is not None for given in (features, run_wanted, backbone)) > 1:
         raise UsageError("--features, --run and --backbone exclude each other", "Name one of them")
-    workspace, manifest = _opened(shared)
-    found = None
-    if features is None and backbone is None:
-        found = _found(shared, workspace, run_wanted, manifest.fingerprint)
+    options.need_backbone(ctx, backbone)
     if backbone is not None:
         options.check_names(backbone, None)
+    if name is not None:
+        check_run_name(name)
     chosen: dict[str, Any] = {
         "kernels": options.listed(kernels, "--kernel", options.kernel),
         "selected": options.listed(select, "--select", options.count_or_none),
     }
+    workspace, manifest = _opened(shared)
+    found = None
+    if features is None and backbone is None:
+        found = _found(shared, workspace, run_wanted, manifest.fingerprint)
     from leukemia_cli.steps.fit_svm import FitSvmSettings
     from leukemia_cli.steps.fit_svm import fit_svm as step
 
@@ -426,8 +493,8 @@ def evaluate(
     shared: Shared,
     run_wanted: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run (default: best).")] = None,
     split: Annotated[Literal["test", "val"], typer.Option(help="Which part to judge on.")] = "test",
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap behind the intervals.")] = 2000,
-    batch_size: Annotated[int, typer.Option(help="Images through the backbone at once.")] = 16,
+    resamples: Annotated[int, typer.Option(min=1, help="Of the bootstrap behind the intervals.")] = 2000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images through the backbone at once.")] = 16,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
 ) -> None:
     """Judge a run on images that it has not seen, with an interval on every number."""
@@ -473,49 +540,57 @@ def classify(
         typer.Option("--format", help="Default: table on a terminal, csv elsewhere."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images through the network at once.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images through the network at once.")] = 16,
     max_megapixels: Annotated[float, typer.Option(help="Larger images become error rows.")] = 200.0,
 ) -> None:
     """Classify images: one row for each, in order; a broken one is an error row and the rest go on."""
+    console = shared.console
+    if console.as_json and form not in (None, "json"):
+        raise UsageError(f"--json and --format {form} exclude each other", "Name one of them")
+    if console.as_json:
+        form = "json"
+    if form is None:
+        form = "table" if sys.stdout.isatty() and output is None else "csv"
     found = _classifying_run(shared, run_wanted)
     from leukemia_cli.steps import classify as steps
+
+    def out(text: str, end: str) -> None:
+        console.documents += form == "json"  # begun: an error on the way is not to become a second document
+        console.out(text, end)
 
     settings = steps.ClassifySettings(
         batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device, workers=shared.workers
     )
-    if shared.console.as_json:
-        form = "json"
-    if form is None:
-        form = "table" if sys.stdout.isatty() and output is None else "csv"
     failed, total = steps.write_findings(
         found,
         inputs,
         settings,
         form=form,
         output=output,
-        stdin=sys.stdin.buffer,
-        out=shared.console.out,
-        table=shared.console.table,
-        track=shared.console.track,
-        note=shared.console.note,
+        stdin=getattr(sys.stdin, "buffer", ()),
+        out=out,
+        table=console.table,
+        track=console.track,
+        note=console.note,
     )
-    shared.console.documents += form == "json" and output is None
+    if output is not None and console.as_json:
+        console.document({"output": str(output), "inputs": total, "errors": failed})
     if failed:
         raise steps.some_failed(failed, total)
 
 
 def _classifying_run(shared: Shared, wanted: str | None) -> RunFolder:
     """Find the run; a path needs no workspace, and `best` prefers the manifest that lies in it."""
-    from leukemia_cli.workspace import RUN_FILE, read_run_folder
-
-    if wanted is not None and (Path(wanted) / RUN_FILE).is_file():
-        return read_run_folder(Path(wanted))
+    at_path = None if wanted is None else run_at(wanted)
+    if at_path is not None:
+        return at_path
     workspace = open_workspace(shared.workspace, create=False)
     manifest = None
-    if (workspace.manifest_folder / "manifest.json").exists():
+    facts = workspace.manifest_folder / "manifest.json"
+    if wanted in (None, "best") and facts.exists():
         from leukemia_cli.workspace import read_json
 
-        manifest = read_json(workspace.manifest_folder / "manifest.json", "manifest").get("fingerprint")
+        manifest = read_json(facts, "manifest").get("fingerprint")
     return _found(shared, workspace, wanted, manifest)
 
 
@@ -568,7 +643,7 @@ def doctor(shared: Shared) -> None:
 def sample_images(
     shared: Shared,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to draw into.")],
-    patients: Annotated[int, typer.Option(help="Drawn patients a class.")] = 6,
+    patients: Annotated[int, typer.Option(min=1, help="Drawn patients a class.")] = 6,
 ) -> None:
     """Draw small smears to try leuk on. They are drawings: good for no medical conclusion."""
     from leukemia_cli.steps.sample_images import sample_images as step

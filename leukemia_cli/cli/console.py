@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -13,6 +15,10 @@ from leukemia_cli.errors import LeukError
 
 Item = TypeVar("Item")
 PLAIN_EVERY_S = 15.0
+
+
+class ReaderGone(Exception):
+    """Nobody reads stdout any more. Not an OSError: Typer would leave with code 1 at the sight of a broken pipe."""
 
 
 @dataclass(slots=True)
@@ -32,15 +38,17 @@ class Console:
         warning = line.startswith("warning:")
         if self.quiet and not warning:
             return
+        line = printable(line)
         if warning and sys.stderr.isatty() and _colours():
             line = f"\x1b[33m{line}\x1b[0m"
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        with contextlib.suppress(BrokenPipeError):  # nobody reads along; the work goes on
+            print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     def error(self, error: LeukError) -> None:
         """Say what is wrong and what to do, in two lines; with `--json` also as the document."""
-        print(f"error: {error.problem}", file=sys.stderr)  # noqa: T201
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr, flush=True)  # noqa: T201
+        with contextlib.suppress(BrokenPipeError):
+            print(f"error: {printable(error.problem)}", file=sys.stderr)  # noqa: T201
+            print(f"hint: {printable(error.hint)}", file=sys.stderr, flush=True)  # noqa: T201
         if self.as_json and not self.documents:
             self.document({"error": {"problem": error.problem, "hint": error.hint, "exit_code": error.exit_code}})
 
@@ -61,11 +69,15 @@ class Console:
 
     def out(self, text: str, end: str = "\n") -> None:
         """Print a result."""
-        sys.stdout.write(text + end)
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(text + end)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise ReaderGone from error
 
     def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print rows as a table: framed on a terminal, aligned plain text elsewhere."""
+        rows = [[printable(cell).replace("\n", "\\n") for cell in row] for row in rows]
         if sys.stdout.isatty():
             from rich.console import Console as RichConsole
             from rich.table import Table
@@ -83,6 +95,13 @@ class Console:
         widths = [max(len(row[i]) for row in (headers, *rows)) for i in range(len(headers))]
         for row in (headers, *rows):
             self.out("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def printable(text: str) -> str:
+    """Write control characters, which names of files may hold, as `\\x1b`; line ends and undecodable bytes stay."""
+    if text.isprintable():
+        return text
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" and c != "\n" else c for c in text)
 
 
 def _colours() -> bool:

@@ -48,7 +48,7 @@ def _load_config(ctx: typer.Context, file: Path | None) -> Path | None:
     if not isinstance(stored, dict):
         raise UsageError(f"config {file} is not a list of `flag: value` lines", "For example: backbone: senet")
     flags = {
-        option.removeprefix("--"): parameter.name
+        option.removeprefix("--"): (parameter, option in parameter.secondary_opts)
         for parameter in ctx.command.params
         for option in (*parameter.opts, *parameter.secondary_opts)
         if option.startswith("--") and parameter.name not in ("config", "help")
@@ -56,25 +56,36 @@ def _load_config(ctx: typer.Context, file: Path | None) -> Path | None:
     defaults: dict[str, Any] = {}
     for key, value in stored.items():
         flag = str(key).replace("_", "-")
-        name = flags.get(flag)
-        if name is None:
+        if flag not in flags:
             near = difflib.get_close_matches(flag, flags, n=1)
             guess = f"Did you mean {near[0]!r}? " if near else ""
             raise UsageError(
                 f"config {file} sets {key!r}, which is no flag of this command",
                 f"{guess}Known: {', '.join(sorted(flags))}",
             )
-        if isinstance(value, list) and not _is_multiple(ctx, name):
-            defaults[name] = ",".join(str(part) for part in value)
+        parameter, negated = flags[flag]
+        if getattr(parameter, "is_flag", False):
+            if not isinstance(value, bool):
+                raise UsageError(f"config {file} sets {key!r} to {value!r}", "It takes true or false")
+            defaults[parameter.name or ""] = value is not negated
         else:
-            defaults[name] = value
+            defaults[parameter.name or ""] = _text_of(value, f"config {file} sets {key!r}")
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return file
 
 
-def _is_multiple(ctx: typer.Context, name: str) -> bool:
-    return any(parameter.name == name and getattr(parameter, "multiple", False) for parameter in ctx.command.params)
+def _text_of(value: object, where: str) -> str:
+    """Write a YAML value as it would stand after a flag; raises UsageError for one that could not stand there."""
+    if isinstance(value, list):
+        return ",".join(_text_of(part, where) for part in value)
+    if value is None or isinstance(value, (bool, dict)):
+        said = {None: "nothing", True: "true (yes, on)", False: "false (no, off)"}
+        shown = "a mapping" if isinstance(value, dict) else said[value]
+        raise UsageError(f"{where} to {shown}, which is no value of it", "Write a value, in quotes if need be")
+    return str(value)
 
+
+MOST_SEED = 2**32 - 1  # scikit-learn takes no larger one
 
 _SHARED: dict[str, tuple[Any, Any]] = {
     "workspace": (
@@ -85,7 +96,7 @@ _SHARED: dict[str, tuple[Any, Any]] = {
         Path("leuk-workspace"),
     ),
     "device": (Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")], "auto"),
-    "seed": (Annotated[int, typer.Option(min=0, help="Same seed, same result.")], 0),
+    "seed": (Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Same seed, same result.")], 0),
     "workers": (
         Annotated[int | None, typer.Option(min=1, help="Threads that read images (default: the cores granted).")],
         None,
@@ -212,9 +223,23 @@ def folds(text: str | None) -> int | Literal["all"] | None:
 
 
 def explicit(ctx: typer.Context, but: Iterable[str]) -> list[str]:
-    """List the flags that were given on the command line or in a config file, except `but`."""
-    return [
-        f"--{name.replace('_', '-')}"
-        for name in ctx.params
-        if name not in but and str(ctx.get_parameter_source(name)).rsplit(".", 1)[-1] in ("COMMANDLINE", "DEFAULT_MAP")
+    """List the flags that were given on the command line or in a config file, except the parameters named by `but`."""
+    given = [
+        parameter
+        for parameter in ctx.command.params
+        if parameter.name is not None
+        and str(ctx.get_parameter_source(parameter.name)).rsplit(".", 1)[-1] in ("COMMANDLINE", "DEFAULT_MAP")
     ]
+    return [next(o for o in (*p.opts, p.name or "") if o.startswith("--")) for p in given if p.name not in but]
+
+
+def need_backbone(ctx: typer.Context, backbone: str | None) -> None:
+    """Raise UsageError for flags that describe a backbone where none is named: they would be passed over in silence."""
+    if backbone is None:
+        about = {"weights": "--weights", "fit": "--fit", "input_size": "--input-size"}
+        given = [flag for flag in explicit(ctx, ()) if flag in about.values()]
+        if given:
+            raise UsageError(
+                f"{', '.join(given)} without --backbone: a run and a set of features keep the backbone they were made with",
+                "Leave it out, or name --backbone",
+            )

@@ -19,6 +19,7 @@ from pathlib import Path
 from leukemia_cli.errors import DataError, UsageError
 
 PATH_COLUMN = "path"
+_PASSED_OVER = "__MACOSX"  # what macOS puts into archives beside every file
 
 
 def expand_inputs(inputs: Sequence[str], suffixes: Iterable[str], stdin: Iterable[bytes] = ()) -> Iterator[str]:
@@ -53,6 +54,8 @@ def _matching(pattern: str, endings: tuple[str, ...]) -> Iterable[str]:
     if shorter != pattern and not glob.has_magic(shorter):
         return _folder_or_itself(shorter, endings)
     found = sorted(glob.glob(shorter, recursive=True))  # noqa: PTH207 - keeps the path as it was given
+    if _PASSED_OVER not in shorter:
+        found = [path for path in found if _PASSED_OVER not in Path(path).parts]
     folders = [path for path in found if os.path.isdir(path)]  # noqa: PTH112
     if "**" in shorter and len(folders) < len(found):
         found = [path for path in found if not os.path.isdir(path)]  # noqa: PTH112 - their files match as well
@@ -100,7 +103,7 @@ def _in_folder(folder: str, endings: tuple[str, ...]) -> Iterator[str]:
             folders.clear()
             continue
         entered.add((facts.st_dev, facts.st_ino))
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != _PASSED_OVER)
         for name in sorted(files):
             if name.lower().endswith(endings) and not name.startswith("."):
                 yield os.path.join(root, name)  # noqa: PTH118 - keeps the path as it was given
@@ -142,4 +145,6 @@ def _list_lines(file: Path) -> Iterator[str]:
     except OSError as error:
         raise DataError(f"cannot read the list {file}: {error.strerror}", "Check the path after @") from error
     except csv.Error as error:
-        raise DataError(f"the list {file} is no CSV: {error}", "Write one path a line, or a column named path") from error
+        raise DataError(
+            f"the list {file} is no CSV: {error}", "Write one path a line, or a column named path"
+        ) from error

@@ -193,7 +193,7 @@ def load_classifier(run: RunFolder, machine: Machine) -> Classifier:
                     backbone=own,
                 )
             )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WorkspaceError(
             f"run {run.path} is damaged: {type(error).__name__} {error}", "Restore it from a copy, or train it again"
         ) from error

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from leukemia_cli.domain import Preprocessing, Sample, Track, fingerprint, silent
-from leukemia_cli.errors import MachineError
+from leukemia_cli.errors import MachineError, WorkspaceError
 from leukemia_cli.learning.batches import (
     Augmentation,
     Pixels,
@@ -68,8 +68,8 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 class FeatureCache:
     """Feature rows on disk, by image hash and view, for one set of weights and one preprocessing.
 
-    Parts are written whole and never changed, so two processes may fill one cache; a damaged part is left out and its
-    rows are computed again.
+    Parts are written whole and never changed, so two processes may fill one cache; a part that cannot be read is left out
+    and its rows are computed again; one whose values have changed is refused by name.
     """
 
     def __init__(self, root: Path, digest: str, preprocessing: Preprocessing) -> None:
@@ -78,7 +78,8 @@ class FeatureCache:
         for part in sorted(self.folder.glob("part-*.safetensors")) if self.folder.is_dir() else ():
             try:
                 with safe_open(part, framework="numpy") as file:
-                    rows = json.loads(file.metadata()["rows"])
+                    facts = file.metadata()
+                rows, _ = json.loads(facts["rows"]), facts["sha256"]
             except (SafetensorError, OSError, KeyError, TypeError, ValueError):
                 continue
             for row, (sha256, view) in enumerate(rows):
@@ -89,22 +90,31 @@ class FeatureCache:
 
     def add(self, keys: Sequence[tuple[str, str]], rows: Features) -> None:
         """Keep `rows` (n, D) under `keys`."""
-        content = save({"rows": torch.from_numpy(rows)}, metadata={"rows": json.dumps(list(keys))})
+        facts = {"rows": json.dumps(list(keys)), "sha256": hashlib.sha256(rows.tobytes()).hexdigest()}
+        content = save({"rows": torch.from_numpy(rows)}, metadata=facts)
         part = self.folder / f"part-{secrets.token_hex(8)}.safetensors"
         write_bytes(part, content)
         for row, key in enumerate(keys):
             self._places.setdefault(key, (part, row))
 
     def gather(self, keys: Sequence[tuple[str, str]]) -> Features:
-        """Give the rows of `keys` in order, (n, D); raises KeyError for one that is not kept."""
+        """Give the rows of `keys` in order, (n, D); raises KeyError for one that is not kept, WorkspaceError for damage."""
         by_part: dict[Path, list[tuple[int, int]]] = {}
         for place, key in enumerate(keys):
             part, row = self._places[key]
             by_part.setdefault(part, []).append((place, row))
         gathered: Features | None = None
         for part, places in by_part.items():
-            with safe_open(part, framework="numpy") as file:
-                rows = file.get_tensor("rows")
+            try:
+                with safe_open(part, framework="numpy") as file:
+                    rows, digest = file.get_tensor("rows"), file.metadata().get("sha256")
+            except (SafetensorError, OSError) as error:
+                raise WorkspaceError(f"kept features {part} cannot be read: {error}", "Run the same again") from error
+            if hashlib.sha256(rows.tobytes()).hexdigest() != digest:
+                raise WorkspaceError(
+                    f"kept features {part} have changed since they were written",
+                    "Delete this file and run the same again",
+                )
             if gathered is None:
                 gathered = np.empty((len(keys), rows.shape[1]), dtype=np.float32)
             into, source = zip(*places, strict=True)

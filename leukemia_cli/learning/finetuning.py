@@ -45,6 +45,7 @@ from leukemia_cli.learning.fitting import (
     Labels,
     Scores,
     check_loss,
+    check_weights,
     class_weight,
     cross_entropy,
     lr_at,
@@ -142,11 +143,9 @@ class _Checkpoint:
         for i, parameter in enumerate(parameters):
             state = unprefixed(f"adam.{i}.", tensors)
             if state:
-                adam.state[parameter] = {
-                    name: value
-                    if name == "step"
-                    else torch.empty_like(parameter).copy_(value)  # its place and strides:
-                    for name, value in state.items()  # one step over other strides rounds otherwise in the last bit
+                adam.state[parameter] = {  # on the device and in the strides that the optimiser had made them
+                    name: value if name == "step" else torch.empty_like(parameter).copy_(value)
+                    for name, value in state.items()
                 }
         torch.set_rng_state(tensors["random.cpu"])
         if "random.cuda" in tensors and torch.cuda.is_available():
@@ -217,6 +216,7 @@ def fine_tune(
     place(network, machine)
     torch.manual_seed(seed)
     adam = optimiser([*parts.values(), *network.head.parameters()], fit)
+    adam.zero_grad()  # the head comes with the gradient of its last fit
     scaler = torch.amp.GradScaler(machine.device.type, enabled=tuning.precision == "fp16")
     loss_of = nn.CrossEntropyLoss(
         weight=class_weight(labels, class_count, balanced=fit.class_weights).to(machine.device),
@@ -298,6 +298,7 @@ def fine_tune(
                 keeper.save(network, adam, scaler, at, best_state)
                 written = time.monotonic()
             pending.leave(resume_hint)
+    check_weights({k: best_state[k] for k, _ in network.named_parameters()}, at.best.epoch if at.best else 0)
     network.load_state_dict(best_state)
     network.eval()
     return Tuned(best_epoch=at.best.epoch if at.best else 0, epochs=at.history)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -115,6 +117,20 @@ def optimiser(parameters: Any, settings: FitSettings) -> torch.optim.AdamW:
     )
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: batches of vectors are too small to share, and threads that wait for each other cost more.
+
+    It also makes a head's bits the same whatever number of cores was granted.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def check_loss(loss: float, epoch: int, step: int) -> None:
     """Raise MachineError for a loss that is not a number."""
     if not math.isfinite(loss):
@@ -122,6 +138,12 @@ def check_loss(loss: float, epoch: int, step: int) -> None:
             f"the loss is {loss} at epoch {epoch}, step {step}: training has diverged",
             "Lower --lr, or use --precision fp32",
         )
+
+
+def check_weights(state: Mapping[str, Tensor], epoch: int) -> None:
+    """Raise MachineError for weights that are not numbers: the loss is looked at before a step, not after the last."""
+    if not all(bool(torch.isfinite(value).all()) for value in state.values()):
+        check_loss(math.nan, epoch, 0)
 
 
 def fit_head(
@@ -142,7 +164,7 @@ def fit_head(
     """
     count, view_count, width = features.shape
     last = settings.epochs if epochs is None else min(epochs, settings.epochs)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(seed)
         draws = torch.Generator().manual_seed(seed)
         head = Head(choice, width, class_count)
@@ -199,6 +221,7 @@ def fit_head(
                 best_state = {name: value.detach().clone() for name, value in head.state_dict().items()}
             elif best is not None and epoch - best.epoch >= settings.patience:
                 break
+        check_weights(best_state, best.epoch if best else 0)
         head.load_state_dict(best_state)
         head.eval()
         return FittedHead(

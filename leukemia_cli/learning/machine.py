@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
+from leukemia_cli.domain import counted
 from leukemia_cli.errors import Interrupted, MachineError, UsageError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def choose_machine(device: str, workers: int | None) -> Machine:
     elif chosen.type == "mps" and not has_mps:
         raise MachineError("device 'mps' is not there", "Use --device auto or --device cpu")
     else:
-        said += f", {cores} cores"
+        said += f", {counted(cores, 'core')}"
     return Machine(device=chosen, description=said, workers=workers or cores)
 
 

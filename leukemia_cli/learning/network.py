@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 from leukemia_cli.domain import HeadChoice
 
+MOST_SPREADS = 8.0
+"""Standardised features are held within this many spreads: one that hardly varies in training can be hundreds away in a
+patient who was not in it, and would drown all others. Our choice."""
+
 
 class Head(nn.Module):
     """Standardise → select → (linear, ReLU, dropout) for each hidden width → linear; (B, D) to (B, C) logits."""
@@ -39,8 +43,8 @@ class Head(nn.Module):
 
     def standardise(self, features: Tensor) -> Tensor:
         """Give the features the hidden layers see: (B, D) to (B, kept)."""
-        scaled: Tensor = ((features - self.mean) * self.scale)[:, self.kept]
-        return scaled
+        scaled = ((features - self.mean) * self.scale)[:, self.kept]
+        return scaled.clamp(-MOST_SPREADS, MOST_SPREADS)
 
     def classify(self, standardised: Tensor) -> Tensor:
         """Give logits (B, C) from standardised features (B, kept)."""

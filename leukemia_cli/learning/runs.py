@@ -94,7 +94,7 @@ def finish_run(
         "hidden": _common([t.hidden for t in trained]),
         "selected_features": _common([t.selected for t in trained]),
         "dropout": _common([t.dropout for t in trained]),
-        "choice": first.choice if len({t.choice for t in trained}) == 1 else "differs by fold: see members",
+        "choice": first.choice if len({t.choice for t in trained}) == 1 else "differs by fold: see choices in run.json",
         "fold": first.member.fold if len(trained) == 1 else "all",
         "seconds": round(seconds, 3),
         "seed": plan.seed,

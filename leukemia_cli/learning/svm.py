@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from leukemia_cli.domain import SvmChoice
 from leukemia_cli.learning.features import Features
 from leukemia_cli.learning.fitting import Labels, Scores
-from leukemia_cli.learning.network import keep_best
+from leukemia_cli.learning.network import MOST_SPREADS, keep_best
 
 Wide = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ class Svm:
 
     def scores(self, features: Features) -> Scores:
         """Give a score for each class; (N, D) to (N, C)."""
-        x = ((features.astype(np.float64) - self.mean) * self.scale)[:, self.kept]
+        x = _standardised(features.astype(np.float64), self.mean, self.scale)[:, self.kept]
         if self.kernel == "linear":
             raw = x @ self.vectors.T + self.intercepts
         else:
@@ -60,6 +60,12 @@ class Svm:
 _ARRAYS = ("mean", "scale", "kept", "vectors", "coefficients", "intercepts")
 
 
+def _standardised(features: Wide, mean: Wide, scale: Wide) -> Wide:
+    """Scale features (N, D) to spreads, held within bounds as a network's head holds them."""
+    held: Wide = ((features - mean) * scale).clip(-MOST_SPREADS, MOST_SPREADS)
+    return held
+
+
 def squared_distances(a: Wide, b: Wide) -> Wide:
     """Give ‖aᵢ − bⱼ‖² for all pairs; (N, K), (S, K) to (N, S)."""
     distances: Wide = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2 * a @ b.T
@@ -75,7 +81,7 @@ class Kernels:
         spread = wide.std(0)
         self.scale = 1.0 / np.where(spread > 1e-12, spread, 1.0)
         self.kept = keep_best(features, labels, selected)
-        self.x: Wide = ((wide - self.mean) * self.scale)[:, self.kept]
+        self.x: Wide = _standardised(wide, self.mean, self.scale)[:, self.kept]
         self.labels = labels
         self._products: Wide | None = None
 

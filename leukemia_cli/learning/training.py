@@ -13,13 +13,13 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from leukemia_cli.domain import (
@@ -34,7 +34,7 @@ from leukemia_cli.domain import (
     silent,
     unheard,
 )
-from leukemia_cli.errors import MachineError
+from leukemia_cli.errors import MachineError, UsageError, WorkspaceError
 from leukemia_cli.judging.calibration import fit_temperature, softmax
 from leukemia_cli.judging.intervals import plain_values
 from leukemia_cli.judging.metrics import METRICS
@@ -66,6 +66,27 @@ class Recipe:
     heads: tuple[HeadChoice, ...]
     svms: tuple[SvmChoice, ...]
     tune: Tune
+
+
+def within(recipe: Recipe, width: int, note: Note) -> Recipe:
+    """Leave out, and say so, the candidates that keep more features than a backbone of `width` gives.
+
+    Raises UsageError where none remain.
+    """
+    counts = [*(h.selected for h in recipe.heads), *(s.selected for s in recipe.svms)]
+    wide = sorted({count for count in counts if count is not None and count > width})
+    if not wide:
+        return recipe
+    told = f"the backbone gives {width} features, fewer than {', '.join(map(str, wide))}"
+    kept = replace(
+        recipe,
+        heads=tuple(h for h in recipe.heads if (h.selected or 0) <= width),
+        svms=tuple(s for s in recipe.svms if (s.selected or 0) <= width),
+    )
+    if len(kept.heads) + len(kept.svms) == 0:
+        raise UsageError(told, f"Use --select none, or a number up to {width}")
+    note(f"{told}: candidates that keep so many are left out")
+    return kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -408,7 +429,6 @@ class Trainer:
         if judged is not None:
             count = len(places)
             validation = self._metrics(judged, places)
-        network = isinstance(choice, HeadChoice)
         hidden = choice.hidden if isinstance(choice, HeadChoice) else ()
         width = choice.selected or self.loaded.spec.feature_width
         return TrainedMember(
@@ -423,9 +443,7 @@ class Trainer:
             validation_images=count,
             validated_on=validated_on,
             trials=() if selection is None else tuple(_trial(t) for t in selection.trials),
-            history=tuple(
-                {"fold": part.fold, "stage": "fine-tune" if tuned and network else "head", **asdict(e)} for e in epochs
-            ),
+            history=tuple({"fold": part.fold, "stage": "fine-tune" if tuned else "head", **asdict(e)} for e in epochs),
         )
 
     def _metrics(self, probabilities: Scores, places: Sequence[int]) -> dict[str, float | None]:
@@ -491,9 +509,14 @@ class Trainer:
         write_bytes(path, save(tensors, metadata={"facts": json.dumps(facts)}))
 
     def _read_member(self, path: Path) -> TrainedMember:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["facts"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads(file.metadata()["facts"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise WorkspaceError(
+                f"checkpoint {path} is damaged: {error}", "Delete it to train this part of the run again"
+            ) from error
         stored = facts.pop("member")
         head = restore_head(
             stored,

@@ -164,8 +164,14 @@ def _preprocessing(entry: Backbone | None, module: nn.Module, fit: Fit, input_si
 
 
 def _feature_width(module: nn.Module, size_px: int) -> int:
-    with torch.inference_mode():
-        shape = module.eval()(torch.zeros(1, 3, size_px, size_px)).shape
+    try:
+        with torch.inference_mode():
+            shape = module.eval()(torch.zeros(1, 3, size_px, size_px)).shape
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"this backbone does not take images of {size_px} × {size_px} px: {_first_line(error)}",
+            "Leave --input-size out, or use another backbone",
+        ) from error
     if len(shape) != 2:
         raise UsageError(
             f"this backbone gives features of shape {tuple(shape)}, not one vector", "Use another backbone"
@@ -290,10 +296,14 @@ def _card(timm_name: str) -> str:
     return stem if "/" in stem else f"timm/{stem}"
 
 
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:160] if text else type(error).__name__
+
+
 def _unreachable(timm_name: str, repository: str, error: Exception) -> MachineError:
-    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
     return MachineError(
-        f"pretrained weights of {repository} cannot be reached: {reason}",
+        f"pretrained weights of {repository} cannot be reached: {_first_line(error)}",
         f"On a machine with internet: hf download {_card(timm_name)} model.safetensors --local-dir .   "
         "then here: --weights model.safetensors (or --weights none for random ones)",
     )
@@ -318,7 +328,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         stored: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DataError(
-            f"weight file {path} cannot be read without running code from it: {str(error).splitlines()[0][:160]}",
+            f"weight file {path} cannot be read without running code from it: {_first_line(error)}",
             "Use a .safetensors file, or a .pth that holds nothing but tensors",
         ) from error
     for _ in range(3):
@@ -328,7 +338,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if inner is None:
             break
         stored = inner
-    tensors = {k: v for k, v in stored.items() if isinstance(v, Tensor)} if isinstance(stored, dict) else {}
+    tensors = (
+        {k: v for k, v in stored.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if isinstance(stored, dict)
+        else {}
+    )
     if not tensors:
         raise DataError(f"weight file {path} holds no named tensors", "Pass the file of a state dict")
     return tensors

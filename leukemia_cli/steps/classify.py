@@ -185,7 +185,8 @@ def _destination(output: Path | None, out: Callable[[str, str], None]) -> Iterat
     partial = output.with_name(f"{output.name}.partial")
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        # A line goes out as it is written: whatever ends the process, the rows so far are there.
+        with partial.open("w", buffering=1, encoding="utf-8", errors="surrogateescape", newline="") as file:
 
             def write(text: str) -> None:
                 file.write(text)

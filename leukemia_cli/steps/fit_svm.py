@@ -17,7 +17,7 @@ from leukemia_cli.learning.features import state_digest
 from leukemia_cli.learning.fitting import FitSettings
 from leukemia_cli.learning.machine import Machine, choose_machine
 from leukemia_cli.learning.runs import FinishedRun, finish_run
-from leukemia_cli.learning.training import Recipe, TrainedMember, Trainer, TrainPlan
+from leukemia_cli.learning.training import Recipe, TrainedMember, Trainer, TrainPlan, within
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
 from leukemia_cli.workspace import (
     FEATURES_JSON,
@@ -95,6 +95,10 @@ def fit_svm(
         ),
         tune="head",
     )
+    recipe = within(recipe, loaded.spec.feature_width, note)
+    seed = settings.seed
+    if run is not None and classifier is not None and classifier.backbone is None:
+        seed = int(run.facts["seed"])  # deals the parts that tuning dealt: another seed would choose on images it saw
     plan = TrainPlan(
         fit=FitSettings(batch_size=settings.batch_size, epochs=0),
         head_fit=FitSettings(),
@@ -103,7 +107,7 @@ def fit_svm(
         precision="fp32",
         checkpoint_every_s=0.0,
         max_megapixels=settings.max_megapixels,
-        seed=settings.seed,
+        seed=seed,
     )
     folder = new_run_folder(
         workspace,

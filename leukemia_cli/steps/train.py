@@ -15,7 +15,7 @@ from leukemia_cli.learning.batches import Augmentation
 from leukemia_cli.learning.fitting import FitSettings
 from leukemia_cli.learning.machine import Machine, Precision, choose_machine, choose_precision
 from leukemia_cli.learning.runs import CHECKPOINT_FOLDER, FinishedRun, finish_run
-from leukemia_cli.learning.training import Recipe, Trainer, TrainPlan
+from leukemia_cli.learning.training import Recipe, Trainer, TrainPlan, within
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
 from leukemia_cli.workspace import (
     SCHEMA_VERSION,
@@ -76,8 +76,10 @@ class TrainSettings:
         ):
             if value is not None and value < least:
                 raise UsageError(f"{flag} {value} is too small", f"Use at least {least}")
-        if self.lr is not None and not self.lr > 0:
-            raise UsageError(f"--lr {self.lr} is not above 0", "Try 0.001 with --tune head, 0.0001 otherwise")
+        if self.lr is not None and not 0 < self.lr <= 1000:
+            raise UsageError(
+                f"--lr {self.lr} is not above 0 and at most 1000", "Try 0.001 with --tune head, 0.0001 otherwise"
+            )
         for rate in self.dropout_rates or ():
             if not 0 <= rate < 1:
                 raise UsageError(f"dropout rate {rate} is not in [0, 1)", "Write rates as in --dropout-rates 0.2,0.5")
@@ -194,6 +196,7 @@ def train(
     if settings.weights not in ("auto", "none"):
         settings = replace(settings, weights=str(Path(settings.weights).absolute()))
     loaded = _load(settings, note)
+    recipe = within(recipe, loaded.spec.feature_width, note)
     note(f"device: {machine.description}")
     folder = new_run_folder(
         workspace,
@@ -204,6 +207,7 @@ def train(
             "created": now(),
             "manifest": manifest.fingerprint,
             "settings": asdict(settings),
+            "weights_sha256": loaded.spec.weights_sha256,
             "command": list(command),
         },
     )
@@ -238,7 +242,13 @@ def resume(
     note(f"run: {run.id} (resumed)")
     folds = folds_of(manifest, settings.fold)
     loaded = _load(settings, note)
-    return _carry_out(workspace, manifest, settings, run.path, folds, recipe_of(settings), machine, loaded, track, note)
+    if run.facts.get("weights_sha256") != loaded.spec.weights_sha256:
+        raise WorkspaceError(
+            f"run {run.id} was started with other weights than {settings.weights} gives now",
+            "Restore them, or train anew without --resume",
+        )
+    recipe = within(recipe_of(settings), loaded.spec.feature_width, note)
+    return _carry_out(workspace, manifest, settings, run.path, folds, recipe, machine, loaded, track, note)
 
 
 def _stored_settings(run: RunFolder) -> TrainSettings:

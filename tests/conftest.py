@@ -1,0 +1,85 @@
+"""Shared by every room: a small workspace made without the prepare step, so that each image's part is known."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukemia_cli.catalog import TASKS
+from leukemia_cli.data.manifest import make_manifest, write_manifest
+from leukemia_cli.domain import Manifest, Sample, Task
+from leukemia_cli.workspace import Workspace, open_workspace
+
+SPLITS = ("train", "train", "val", "calib", "test")
+
+
+def paint(path: Path, label: int, seed: int, side_px: int) -> str:
+    """Paint a disc whose size tells the class on a ground whose colour does not; give the file's SHA-256."""
+    rng = np.random.default_rng([seed, label])
+    y, x = np.mgrid[:side_px, :side_px] / side_px - 0.5
+    disc = x**2 + y**2 < (0.15 + 0.12 * label) ** 2
+    ground = rng.uniform(170, 230, 3)
+    pixels = np.where(disc[..., None], ground * rng.uniform(0.3, 0.5), ground) + rng.normal(0, 6, (side_px, side_px, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A workspace with its manifest and the folder of its pictures."""
+
+    workspace: Workspace
+    manifest: Manifest
+    pictures: Path
+
+
+MakeLab = Callable[..., Lab]
+
+
+@pytest.fixture(scope="session")
+def make_lab() -> MakeLab:
+    """Make a workspace of painted pictures under `root`: a group a class for each entry of `splits`, or `groups` dealt to folds."""
+
+    def make(
+        root: Path,
+        *,
+        classes: Sequence[str] = ("ALL", "HTL"),
+        splits: Sequence[str] = SPLITS,
+        folds: int | None = None,
+        groups: int = 4,
+        images: int = 2,
+        side_px: int = 48,
+        warnings: Sequence[str] = (),
+    ) -> Lab:
+        rows = []
+        for label, name in enumerate(classes):
+            for number in range(groups if folds else len(splits)):
+                for image in range(images):
+                    path = root / "pictures" / name / f"{name}-{number}" / f"{image}.png"
+                    digest = paint(path, label, 100 * number + image, side_px)
+                    rows.append(
+                        Sample(
+                            path=str(path),
+                            label=name,
+                            group=f"{name}-{number}",
+                            split="" if folds else splits[number],
+                            fold=number % folds if folds else None,
+                            sha256=digest,
+                            width=side_px,
+                            height=side_px,
+                        )
+                    )
+        task = TASKS["binary"] if tuple(classes) == ("ALL", "HTL") else Task(name="t", classes=tuple(classes), aliases={})
+        manifest = make_manifest(rows, task=task, seed=0, folds=folds, groups_source="given", warnings=warnings)
+        workspace = open_workspace(root / "ws", create=True)
+        write_manifest(workspace, manifest, protocol="folds" if folds else "splits")
+        return Lab(workspace=workspace, manifest=manifest, pictures=root / "pictures")
+
+    return make
