@@ -51,12 +51,7 @@ class Member:
 
     def scores(self, features: Features) -> Scores:
         """Give uncalibrated scores (N, C) of feature vectors (N, D)."""
-        if isinstance(self.head, Svm):
-            return self.head.scores(features)
-        place = self.head.mean.device
-        with torch.inference_mode():
-            scores: Scores = self.head(torch.from_numpy(features).to(place)).double().cpu().numpy()
-        return scores
+        return self.head.scores(features)
 
     def probabilities(self, features: Features) -> Scores:
         """Give calibrated probabilities (N, C) of feature vectors (N, D)."""
@@ -69,6 +64,7 @@ class Member:
             "temperature": self.temperature,
             "calibrated_on": self.calibrated_on,
             "own_backbone": self.backbone is not None,
+            "within": self.head.within,
         }
         if isinstance(self.head, Svm):
             return {**shared, "kind": "svm", "kernel": self.head.kernel, "gamma": self.head.gamma}
@@ -186,7 +182,6 @@ def load_classifier(run: RunFolder, machine: Machine) -> Classifier:
                         unprefixed(f"{i}.", files[HEAD_FILE]),
                         feature_width=spec.feature_width,
                         class_count=len(task.classes),
-                        device=machine.device,
                     ),
                     temperature=float(facts_of_member["temperature"]),
                     calibrated_on=facts_of_member["calibrated_on"],
@@ -237,18 +232,18 @@ def restore_head(
     *,
     feature_width: int,
     class_count: int,
-    device: torch.device,
 ) -> Head | Svm:
     """Build a stored member's head again; raises KeyError or RuntimeError where its arrays do not fit its facts."""
     if facts["kind"] == "svm":
-        return Svm.from_arrays(facts["kernel"], facts["gamma"], {k: v.numpy() for k, v in tensors.items()})
+        arrays = {k: v.numpy() for k, v in tensors.items()}
+        return Svm.from_arrays(facts["kernel"], facts["gamma"], facts["within"], arrays)
     kept = int(facts["features"])
     choice = HeadChoice(
         selected=None if kept == feature_width else kept, hidden=tuple(facts["hidden"]), rate=facts["dropout"]
     )
-    head = Head(choice, feature_width, class_count)
+    head = Head(choice, feature_width, class_count, within=facts["within"])
     head.load_state_dict(dict(tensors))
-    return head.to(device).eval()
+    return head.eval()
 
 
 def member_digest(classifier: Classifier, member: Member) -> str:

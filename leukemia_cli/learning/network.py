@@ -20,8 +20,11 @@ patient who was not in it, and would drown all others. Our choice."""
 class Head(nn.Module):
     """Standardise → select → (linear, ReLU, dropout) for each hidden width → linear; (B, D) to (B, C) logits."""
 
-    def __init__(self, choice: HeadChoice, feature_width: int, class_count: int) -> None:
+    def __init__(
+        self, choice: HeadChoice, feature_width: int, class_count: int, *, within: float = MOST_SPREADS
+    ) -> None:
         super().__init__()
+        self.within = within
         kept = choice.selected or feature_width
         self.mean: Tensor
         self.scale: Tensor
@@ -44,7 +47,7 @@ class Head(nn.Module):
     def standardise(self, features: Tensor) -> Tensor:
         """Give the features the hidden layers see: (B, D) to (B, kept)."""
         scaled = ((features - self.mean) * self.scale)[:, self.kept]
-        return scaled.clamp(-MOST_SPREADS, MOST_SPREADS)
+        return scaled.clamp(-self.within, self.within)
 
     def classify(self, standardised: Tensor) -> Tensor:
         """Give logits (B, C) from standardised features (B, kept)."""
@@ -57,6 +60,21 @@ class Head(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Give logits (B, C) from raw features (B, D)."""
         return self.classify(self.standardise(features))
+
+    def scores(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Give logits (N, C) of raw features (N, D) as `forward` does, in float64 and with no dropout.
+
+        In single precision the sums of a batch depend, in their last digits, on how many images are in it.
+        """
+        value = {name: tensor.detach().cpu().numpy() for name, tensor in self.state_dict().items()}
+        wide = features.astype(np.float64)
+        x = ((wide - value["mean"]) * value["scale"])[:, value["kept"]].clip(-self.within, self.within)
+        for layer in range(len(self.hidden)):
+            x = np.maximum(
+                x @ value[f"hidden.{layer}.weight"].T.astype(np.float64) + value[f"hidden.{layer}.bias"], 0.0
+            )
+        logits: NDArray[np.float64] = x @ value["out.weight"].T.astype(np.float64) + value["out.bias"]
+        return logits
 
 
 class Network(nn.Module):

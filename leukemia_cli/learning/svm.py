@@ -22,14 +22,16 @@ Wide = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Svm:
-    """Scaling, kept features, and either a weight matrix (linear) or support vectors with their coefficients (rbf).
+    """Scaling, kept features, and a weight matrix (linear) or support vectors with their coefficients (rbf).
 
-    `mean`, `scale` (D,); `kept` (K,); linear: `vectors` (M, K) are the weights and `coefficients` is empty;
+    `mean`, `scale` (D,), held within `within` spreads; `kept` (K,); linear: `vectors` (M, K) are the weights and
+    `coefficients` is empty;
     rbf: `vectors` (S, K), `coefficients` (M, S); `intercepts` (M,). M is 1 for two classes, else C.
     """
 
     kernel: str
     gamma: float
+    within: float
     mean: Wide
     scale: Wide
     kept: NDArray[np.int64]
@@ -39,7 +41,7 @@ class Svm:
 
     def scores(self, features: Features) -> Scores:
         """Give a score for each class; (N, D) to (N, C)."""
-        x = _standardised(features.astype(np.float64), self.mean, self.scale)[:, self.kept]
+        x = _standardised(features.astype(np.float64), self.mean, self.scale, self.within)[:, self.kept]
         if self.kernel == "linear":
             raw = x @ self.vectors.T + self.intercepts
         else:
@@ -47,22 +49,22 @@ class Svm:
         return np.hstack([-raw / 2, raw / 2]) if len(self.intercepts) == 1 else raw
 
     def arrays(self) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
-        """Give what is stored beside `kernel` and `gamma`."""
+        """Give what is stored beside `kernel`, `gamma` and `within`."""
         return {name: getattr(self, name) for name in _ARRAYS}
 
     @classmethod
-    def from_arrays(cls, kernel: str, gamma: float, arrays: Mapping[str, NDArray[np.float64]]) -> Svm:
+    def from_arrays(cls, kernel: str, gamma: float, within: float, arrays: Mapping[str, NDArray[np.float64]]) -> Svm:
         """Undo `arrays`; raises KeyError for a missing one."""
         parts = {name: np.asarray(arrays[name], dtype=np.int64 if name == "kept" else np.float64) for name in _ARRAYS}
-        return cls(kernel=kernel, gamma=gamma, **parts)  # type: ignore[arg-type]
+        return cls(kernel=kernel, gamma=gamma, within=within, **parts)  # type: ignore[arg-type]
 
 
 _ARRAYS = ("mean", "scale", "kept", "vectors", "coefficients", "intercepts")
 
 
-def _standardised(features: Wide, mean: Wide, scale: Wide) -> Wide:
+def _standardised(features: Wide, mean: Wide, scale: Wide, within: float) -> Wide:
     """Scale features (N, D) to spreads, held within bounds as a network's head holds them."""
-    held: Wide = ((features - mean) * scale).clip(-MOST_SPREADS, MOST_SPREADS)
+    held: Wide = ((features - mean) * scale).clip(-within, within)
     return held
 
 
@@ -81,7 +83,7 @@ class Kernels:
         spread = wide.std(0)
         self.scale = 1.0 / np.where(spread > 1e-12, spread, 1.0)
         self.kept = keep_best(features, labels, selected)
-        self.x: Wide = _standardised(wide, self.mean, self.scale)[:, self.kept]
+        self.x: Wide = _standardised(wide, self.mean, self.scale, MOST_SPREADS)[:, self.kept]
         self.labels = labels
         self._products: Wide | None = None
 
@@ -118,6 +120,7 @@ class Kernels:
         return Svm(
             kernel=choice.kernel,
             gamma=gamma,
+            within=MOST_SPREADS,
             mean=self.mean,
             scale=self.scale,
             kept=self.kept,

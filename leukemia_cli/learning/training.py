@@ -523,7 +523,6 @@ class Trainer:
             unprefixed("head.", tensors),
             feature_width=self.loaded.spec.feature_width,
             class_count=self.class_count,
-            device=self.machine.device,
         )
         backbone = None
         if stored["own_backbone"]:

@@ -184,12 +184,15 @@ def _last_stage(entry: Backbone | None, module: nn.Module) -> tuple[str, ...]:
         return entry.last_stage
     info = getattr(module, "feature_info", None)
     try:
-        last = info[-1]["module"] if isinstance(info, list) else info.module_name(-1)  # type: ignore[union-attr]
+        stages = [i["module"] for i in info] if isinstance(info, list) else list(info.module_name())  # type: ignore[union-attr]
     except Exception:
         return ()
     names = [name for name, _ in module.named_parameters()]
-    first = next((i for i, name in enumerate(names) if name.startswith(f"{last}.")), None)
-    return () if first is None else tuple(dict.fromkeys(".".join(n.split(".")[:2]) for n in names[first:]))
+    for stage in reversed(stages):  # the last may be an identity, without parameters
+        first = next((i for i, name in enumerate(names) if name.startswith(f"{stage}.")), None)
+        if first is not None:
+            return tuple(dict.fromkeys(".".join(n.split(".")[:2]) for n in names[first:]))
+    return ()
 
 
 # --------------------------------------------------------------------------------------------------------- packaged

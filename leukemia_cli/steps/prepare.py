@@ -117,7 +117,7 @@ def prepare(workspace: Workspace, settings: PrepareSettings, track: Track = sile
     _deal(
         gathered, gathered.candidates, _rows(gathered.candidates), settings, fractions
     )  # fails before hours of opening
-    opened, skipped = _open_all(gathered.candidates, settings, track)
+    opened, skipped = _open_all(gathered.candidates, settings, track, note)
     candidates = [candidate for candidate, _ in opened]
     _check_classes(task, candidates)
     copies = find_copies([facts.pixels_digest for _, facts in opened])
@@ -175,9 +175,9 @@ def _fractions(settings: PrepareSettings) -> dict[str, float]:
 
 
 def _open_all(
-    candidates: Sequence[Candidate], settings: PrepareSettings, track: Track
+    candidates: Sequence[Candidate], settings: PrepareSettings, track: Track, note: Note
 ) -> tuple[list[tuple[Candidate, ImageFacts]], list[tuple[str, str]]]:
-    """Open every image; raises DataError that lists the unusable ones, unless they are to be skipped."""
+    """Open every image; notes the unusable ones and raises DataError, unless they are to be skipped."""
     opened: list[tuple[Candidate, ImageFacts]] = []
     bad: list[tuple[Candidate, _Unusable]] = []
     outcomes = _inspect_each([c.path for c in candidates], settings.workers, settings.max_megapixels)
@@ -188,11 +188,15 @@ def _open_all(
         else:
             opened.append((candidate, outcome))
     if bad and not (settings.skip_bad and opened):
-        lines = "".join(f"\n  {candidate.path}: {why.reason}" for candidate, why in bad[:_SHOWN])
-        more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        for candidate, why in bad[:_SHOWN]:
+            note(f"unusable: {candidate.path}: {why.reason}")
+        if len(bad) > _SHOWN:
+            note(f"and {len(bad) - _SHOWN} more")
+        first = f"{bad[0][0].path}: {bad[0][1].reason}"
+        told = first if len(bad) == 1 else f"the first is {first}"
         cause = f"{bad[0][1].hint}. " if len({why.hint for _, why in bad}) == 1 else ""
         way_out = "Mend or remove them, or leave them out with --skip-bad" if opened else "Not one image is left"
-        raise DataError(f"{len(bad)} of {len(candidates)} images cannot be used:{lines}{more}", cause + way_out)
+        raise DataError(f"{len(bad)} of {len(candidates)} images cannot be used: {told}", cause + way_out)
     return opened, [(candidate.path, why.reason) for candidate, why in bad]
 
 

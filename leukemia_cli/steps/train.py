@@ -80,6 +80,11 @@ class TrainSettings:
             raise UsageError(
                 f"--lr {self.lr} is not above 0 and at most 1000", "Try 0.001 with --tune head, 0.0001 otherwise"
             )
+        if self.tune == "head" and (self.accumulate != 1 or self.precision not in ("auto", "fp32")):
+            flag = "--accumulate" if self.accumulate != 1 else "--precision"
+            raise UsageError(
+                f"{flag} means nothing to --tune head", "Leave it out, or fine-tune with --tune last-stage or all"
+            )
         for rate in self.dropout_rates or ():
             if not 0 <= rate < 1:
                 raise UsageError(f"dropout rate {rate} is not in [0, 1)", "Write rates as in --dropout-rates 0.2,0.5")

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from leukemia_cli.data.manifest import read_manifest
-from leukemia_cli.domain import Item
+from leukemia_cli.domain import Item, Note, unheard
 from leukemia_cli.errors import DataError, UsageError
 from leukemia_cli.steps.prepare import NO_GROUPS, Prepared, PrepareSettings, prepare
 from leukemia_cli.workspace import Workspace, new_run_folder, open_workspace, write_json
@@ -59,10 +59,10 @@ def workspace(tmp_path: Path) -> Workspace:
     return open_workspace(tmp_path / "workspace", create=True)
 
 
-def run(workspace: Workspace, *sources: str | Path, **changes: Any) -> Prepared:
+def run(workspace: Workspace, *sources: str | Path, note: Note = unheard, **changes: Any) -> Prepared:
     """Prepare with the binary task and two workers."""
     settings = {"task": "binary", "workers": 2, **changes}
-    return prepare(workspace, PrepareSettings(sources=tuple(map(str, sources)), **settings))
+    return prepare(workspace, PrepareSettings(sources=tuple(map(str, sources)), **settings), note=note)
 
 
 def test_splits_of_a_folder(workspace: Workspace, tmp_path: Path) -> None:
@@ -195,9 +195,12 @@ def test_many_broken_inputs_are_cut_short_and_one_says_its_own_way_out(workspace
     assert "--max-megapixels 2501" in caught.value.hint
     for number in range(14):
         (root / "ALL" / "ALL-p0" / f"z{number}.png").touch()
-    with pytest.raises(DataError, match="and 5 more") as caught:
-        run(workspace, root)
-    assert caught.value.problem.count("\n") == 11
+    said: list[str] = []
+    with pytest.raises(DataError, match="15 of 39 images cannot be used: the first is") as caught:
+        run(workspace, root, note=said.append)
+    assert "\n" not in caught.value.problem
+    assert len([line for line in said if line.startswith("unusable: ")]) == 10
+    assert said[-1] == "and 5 more"
 
 
 def test_nothing_left_after_skipping(workspace: Workspace, tmp_path: Path) -> None:
