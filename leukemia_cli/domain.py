@@ -203,9 +203,10 @@ ENOUGH_GROUPS = 10
 """Below this many groups an interval exists but hangs on a handful of patients."""
 
 
-def few_groups(name: str, count: int) -> str:
-    """Warn that a class has too few groups for its figures to say much."""
-    return f"class {name} has {counted(count, 'group')}, fewer than {ENOUGH_GROUPS}: its figures say little"
+def few_groups(groups: Mapping[str, int]) -> list[str]:
+    """Warn, in one line or none, of the classes with too few groups for their figures to say much."""
+    few = [f"{name} ({count})" for name, count in groups.items() if count < ENOUGH_GROUPS]
+    return [f"fewer than {ENOUGH_GROUPS} groups in {', '.join(few)}: figures rest on little"] if few else []
 
 
 def fingerprint(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from leukemia_cli.domain import ENOUGH_GROUPS, NO_GROUPS, GroupsSource, few_groups
+from leukemia_cli.domain import NO_GROUPS, GroupsSource, few_groups
 from leukemia_cli.judging.intervals import Estimate, group_bootstrap
 from leukemia_cli.judging.metrics import ClassFigures, confusion, per_class
 from leukemia_cli.judging.predictions import Predictions
@@ -64,8 +64,7 @@ def _warnings(predictions: Predictions, classes: Mapping[str, ClassFigures]) -> 
     for name, figures in classes.items():
         if figures.support == 0:
             found.append(f"class {name} has no images here: its figures are null and averages leave it out")
-        elif figures.groups < ENOUGH_GROUPS:
-            found.append(few_groups(name, figures.groups))
+    found += few_groups({name: figures.groups for name, figures in classes.items() if figures.support})
     present = [name for name, figures in classes.items() if figures.support]
     if len(present) == 1:
         found.append(f"every image is of class {present[0]}: what tells classes apart cannot be measured")

@@ -244,6 +244,9 @@ def fine_tune(
     started = time.monotonic() - at.spent_s
     written = time.monotonic()
 
+    def rate_at(step: int) -> float:
+        return lr_at(step, steps=fit.epochs * per_epoch, warmup=warmup, peak=fit.lr)
+
     def finished() -> bool:
         return at.epoch > fit.epochs or (at.best is not None and at.epoch - 1 - at.best.epoch >= fit.patience)
 
@@ -252,15 +255,11 @@ def fine_tune(
             order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed * 1_000_003 + at.epoch))
             rows = order.tolist()[at.step * fit.batch_size :]
             batches = _views(samples, rows, spec, tuning, seed, at.epoch, machine, fit.batch_size)
-            rate = fit.lr
             with contextlib.closing(batches):
                 watched = track(
                     batches, total=math.ceil(len(rows) / fit.batch_size), label=f"epoch {at.epoch}/{fit.epochs}"
                 )
                 for batch_rows, views in watched:
-                    rate = lr_at(
-                        (at.epoch - 1) * per_epoch + at.step, steps=fit.epochs * per_epoch, warmup=warmup, peak=fit.lr
-                    )
                     at.summed += _step(
                         network,
                         adam,
@@ -273,7 +272,7 @@ def fine_tune(
                         tuning,
                         machine,
                         at,
-                        rate,
+                        rate_at((at.epoch - 1) * per_epoch + at.step),
                         last=at.step + 1 == per_epoch,
                     )
                     at.step += 1
@@ -286,6 +285,7 @@ def fine_tune(
                             written = time.monotonic()
                     if between_steps:
                         pending.leave(resume_hint)
+            rate = rate_at(at.epoch * per_epoch - 1)
             score = _judge_epoch(network, validation, spec, fit, tuning, machine, at, len(samples), rate)
             if score.beats(at.best):
                 at.best = score

@@ -44,8 +44,8 @@ def open_classifier(run: RunFolder, settings: ClassifySettings, note: Note = unh
     note(f"run: {run.id}, {classifier.task.title}; device: {machine.description}")
     if classifier.spec.is_random:
         note("warning: this run's backbone began random (--weights none)")
-    for line in run.facts.get("warnings", ()):
-        note(f"warning: {line}")
+    if any(member.calibrated_on is None for member in classifier.members):
+        note("warning: this run's probabilities are uncalibrated")
     return classifier
 
 

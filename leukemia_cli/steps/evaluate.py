@@ -104,10 +104,8 @@ def evaluate(
     pooled = len({member.fold for _, member in judged}) if manifest.folds else None
     looks = _look(workspace, run, samples, settings.split)
     told = set(evaluation.warnings)  # the groups of this part, which say more than those of the whole manifest
-    few = {
-        few_groups(name, len({s.group for s in manifest.samples if s.label == name})) for name in manifest.task.classes
-    }
-    warnings = [w for w in (*manifest.warnings, *run.facts.get("warnings", ())) if w not in told | few]
+    whole = few_groups({c: len({s.group for s in manifest.samples if s.label == c}) for c in manifest.task.classes})
+    warnings = [w for w in (*manifest.warnings, *run.facts.get("warnings", ())) if w not in {*told, *whole}]
     if looks > 1:
         note(f"this {settings.split} part has now been looked at {looks} times")
     report = as_report(

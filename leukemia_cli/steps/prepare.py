@@ -28,7 +28,6 @@ from leukemia_cli.data.grouping import find_copies, join_groups, name_groups
 from leukemia_cli.data.manifest import count_parts, make_manifest, manifest_fingerprint, write_manifest
 from leukemia_cli.data.splits import deal_folds, deal_splits, missing_classes, split_fractions
 from leukemia_cli.domain import (
-    ENOUGH_GROUPS,
     NO_GROUPS,
     SPLITS,
     Manifest,
@@ -343,10 +342,7 @@ def _group_warnings(
     if gathered.groups_source == "none":
         warnings.append(NO_GROUPS)
     groups = Counter(label for _, label in set(rows))
-    for kind in task.classes:
-        if groups[kind] < ENOUGH_GROUPS:
-            warnings.append(few_groups(kind, groups[kind]))
-    return warnings
+    return warnings + few_groups({kind: groups[kind] for kind in task.classes})
 
 
 def _run_warnings(workspace: Workspace, task: Task, samples: Sequence[Sample]) -> list[str]:

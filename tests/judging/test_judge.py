@@ -29,7 +29,7 @@ def test_an_evaluation_gathers_what_the_parts_say(draw_predictions: Draw) -> Non
     [
         ({"groups_source": "none"}, "the estimate will be optimistic"),
         ({"groups_source": "proposed"}, "proposed"),
-        ({"groups_per_class": 9}, "class A has 9 groups, fewer than 10"),
+        ({"groups_per_class": 9}, "fewer than 10 groups in A (9), B (9)"),
         ({"class_count": 3, "present": [0, 2]}, "class B has no images here"),
         ({"present": [1]}, "every image is of class B"),
     ],

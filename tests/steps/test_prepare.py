@@ -87,7 +87,7 @@ def test_folds_and_what_they_warn_of(workspace: Workspace, tmp_path: Path) -> No
     answer = run(workspace, draw_set(tmp_path / "set", groups=2), folds=4).as_json()
     assert list(answer["splits"]) == ["fold-0", "fold-1", "fold-2", "fold-3"]
     assert any("not every fold has every class" in warning for warning in answer["warnings"])
-    assert "class ALL has 2 groups, fewer than 10: its figures say little" in answer["warnings"]
+    assert "fewer than 10 groups in ALL (2), HTL (2): figures rest on little" in answer["warnings"]
     manifest = read_manifest(workspace)
     assert manifest.folds == 4
     assert {(s.split, s.fold) for s in manifest.samples} == {("", fold) for fold in range(4)}
