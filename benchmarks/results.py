@@ -172,8 +172,8 @@ SETS = (
         "Every image carries a scale bar, and stain and density differ by class; colour statistics alone reach a balanced "
         "accuracy of 0.78 here. Single folds range widely: only the pooled figures count. The baseline on another deal of "
         "five folds of these images scored 0.931 [0.88, 0.97]: such is the spread between deals. One choice was made after a "
-        "look at these very folds, so the `svm` row is optimistic: on the plain view alone it scored 0.889 [0.841, 0.924], and has used all four views "
-        "of a training image since.",
+        "look at these very folds, so the `svm` row is optimistic: on the plain view alone it scored 0.889 [0.841, 0.924], and "
+        "has used all four views of a training image since.",
     ),
     (
         "all_idb1",
