@@ -19,14 +19,14 @@ $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; name one with: make PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing leuk and what it needs (torch alone is about 5.5 GB; once)"
-	@$(BIN)/python -m pip install --quiet -e '.[offline-weights,test,check]'
+	@$(BIN)/python -m pip install --quiet -e '.[offline-weights,parquet,test,check]'
 	@touch $(STAMP)
 
 demo: $(STAMP) ## run the main job on the drawn sample images, end to end
 	@PATH="$(abspath $(BIN)):$$PATH" bash docs/demo.sh
 
 test: $(STAMP) ## run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(STAMP) ## format, lint, types, import contracts, generated docs
 	$(BIN)/ruff format --check .

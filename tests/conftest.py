@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,19 @@ from leukemia_cli.catalog import TASKS
 from leukemia_cli.data.manifest import make_manifest, write_manifest
 from leukemia_cli.domain import Manifest, Sample, Task
 from leukemia_cli.workspace import Workspace, open_workspace
+
+
+def pytest_configure() -> None:
+    """Take one core before torch counts them: tiny networks gain nothing from two threads, and on a busy machine each
+    of their thousands of barriers waits for a thread that is not running (minutes instead of seconds)."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {random.choice(sorted(os.sched_getaffinity(0)))})
+
+
+# Each worker keeps to one core: threads of several networks side by side wait for each other more than they compute.
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    _granted = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_granted[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(_granted)]})
 
 SPLITS = ("train", "train", "val", "calib", "test")
 
@@ -45,7 +60,7 @@ MakeLab = Callable[..., Lab]
 
 @pytest.fixture(scope="session")
 def make_lab() -> MakeLab:
-    """Make a workspace of painted pictures under `root`: a group a class for each entry of `splits`, or `groups` dealt to folds."""
+    """Make a workspace of painted pictures under `root`: one group a class for each of `splits`, or `groups` in folds."""
 
     def make(
         root: Path,
@@ -76,7 +91,9 @@ def make_lab() -> MakeLab:
                             height=side_px,
                         )
                     )
-        task = TASKS["binary"] if tuple(classes) == ("ALL", "HTL") else Task(name="t", classes=tuple(classes), aliases={})
+        task = (
+            TASKS["binary"] if tuple(classes) == ("ALL", "HTL") else Task(name="t", classes=tuple(classes), aliases={})
+        )
         manifest = make_manifest(rows, task=task, seed=0, folds=folds, groups_source="given", warnings=warnings)
         workspace = open_workspace(root / "ws", create=True)
         write_manifest(workspace, manifest, protocol="folds" if folds else "splits")

@@ -15,6 +15,7 @@ from leukemia_cli.errors import UsageError
 from leukemia_cli.learning import finetuning, runs, training
 from leukemia_cli.learning.classifier import load_classifier
 from leukemia_cli.learning.machine import choose_machine
+from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
 from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
 from leukemia_cli.steps.train import TrainSettings, train
 from leukemia_cli.workspace import read_run_folder
@@ -52,8 +53,14 @@ def test_feature_width_and_last_stage_are_those_of_the_network(backbone: Backbon
 def test_the_paper_backbones_train_save_load_and_classify(
     backbone: Backbone, tmp_path: Path, make_lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finetuning._Checkpoint, "save", lambda *_: None)  # two gigabytes for senet, and tested elsewhere
+    monkeypatch.setattr(
+        finetuning._Checkpoint, "save", lambda *_: None
+    )  # two gigabytes for senet, and tested elsewhere
     monkeypatch.setattr(training.Trainer, "_write_member", lambda *_: None)
+    kept: list[LoadedBackbone] = []
+    monkeypatch.setattr(
+        "leukemia_cli.steps.train.load_backbone", lambda *a, **k: kept.append(load_backbone(*a, **k)) or kept[-1]
+    )
     assert backbone.feature_width == 2048
     lab = make_lab(tmp_path, splits=("train", "test"), images=1)
     size = max(64, backbone.least_input_px)
@@ -65,8 +72,7 @@ def test_the_paper_backbones_train_save_load_and_classify(
     assert run.facts["epochs"] == 1 and run.facts["backbone_spec"]["feature_width"] == 2048
     assert run.facts["preprocessing"]["input_size_px"] == size
     stored = load_file(run.folder / "model.safetensors")
-    torch.manual_seed(0)
-    fresh = timm.create_model(backbone.timm_name, pretrained=False, num_classes=0).state_dict()
+    fresh = kept[0].module.state_dict()
     moved = [k for k, v in fresh.items() if v.ndim == 4 and not torch.equal(v, stored[k])]
     assert len(moved) == sum(v.ndim == 4 for v in fresh.values()), "the one step moved every convolution"
     classifier = open_classifier(read_run_folder(run.folder), ClassifySettings(device="cpu"))
@@ -92,12 +98,18 @@ def test_every_variant_trains_saves_loads_and_gives_equal_scores(
     monkeypatch.setattr(runs, "save_classifier", spy)
     lab = make_lab(tmp_path, folds=folds, groups=3, images=1)
     settings = TrainSettings(
-        backbone="timm:resnet10t", weights="none", variant=variant.name, input_size_px=64, epochs=3, views=2, device="cpu"
+        backbone="timm:test_resnet",
+        weights="none",
+        variant=variant.name,
+        input_size_px=64,
+        epochs=3,
+        views=2,
+        device="cpu",
     )
     run = train(lab.workspace, lab.manifest, settings)
     loaded = load_classifier(read_run_folder(run.folder), choose_machine("cpu", None))
     [(backbone, members)] = kept
-    features = np.random.default_rng(0).normal(size=(5, 512)).astype(np.float32)
+    features = np.random.default_rng(0).normal(size=(5, 96)).astype(np.float32)
     assert len(members) == len(loaded.members) == (folds or 1)
     for before, after in zip(members, loaded.members, strict=True):
         assert before.fold == after.fold and before.temperature == after.temperature
@@ -113,4 +125,4 @@ def test_unknown_names_name_the_nearest() -> None:
         find_variant("dropuot")
     with pytest.raises(UsageError, match="names no network"):
         find_backbone("timm:")
-    assert find_backbone("timm:resnet10t") is None
+    assert find_backbone("timm:test_resnet") is None

@@ -57,7 +57,9 @@ def taken(
     return rows, counting.seen
 
 
-def test_each_image_and_view_is_computed_once(loaded: LoadedBackbone, samples: tuple[Sample, ...], tmp_path: Path) -> None:
+def test_each_image_and_view_is_computed_once(
+    loaded: LoadedBackbone, samples: tuple[Sample, ...], tmp_path: Path
+) -> None:
     first, computed = taken(loaded, samples[:4], tmp_path)
     assert computed == 4 and first.shape == (4, 1, 512) and first.dtype == np.float32
     again, computed = taken(loaded, samples, tmp_path)
@@ -72,7 +74,9 @@ def test_each_image_and_view_is_computed_once(loaded: LoadedBackbone, samples: t
     assert taken(loaded, samples, tmp_path, views=dataclasses.replace(three, seed=6))[1] == 2 * len(samples)
 
 
-def test_copies_of_one_image_are_computed_once(loaded: LoadedBackbone, samples: tuple[Sample, ...], tmp_path: Path) -> None:
+def test_copies_of_one_image_are_computed_once(
+    loaded: LoadedBackbone, samples: tuple[Sample, ...], tmp_path: Path
+) -> None:
     copy = tmp_path / "copy.png"
     shutil.copy(samples[0].path, copy)
     rows, computed = taken(loaded, (samples[0], dataclasses.replace(samples[0], path=str(copy))), tmp_path / "c")
@@ -93,7 +97,9 @@ def test_the_company_in_a_batch_does_not_matter(name: str, samples: tuple[Sample
     assert np.array_equal(together, threes)
 
 
-def test_two_may_fill_one_cache_side_by_side(loaded: LoadedBackbone, samples: tuple[Sample, ...], tmp_path: Path) -> None:
+def test_two_may_fill_one_cache_side_by_side(
+    loaded: LoadedBackbone, samples: tuple[Sample, ...], tmp_path: Path
+) -> None:
     spec = loaded.preprocessing
     one, other = FeatureCache(tmp_path, "d", spec), FeatureCache(tmp_path, "d", spec)
     rows = np.arange(6, dtype=np.float32).reshape(3, 2)
@@ -161,7 +167,7 @@ def test_an_interrupted_extraction_goes_on_and_gives_the_same_bits(
 def test_a_changed_or_missing_image_is_named(loaded: LoadedBackbone, tmp_path: Path, make_lab) -> None:
     samples = make_lab(tmp_path).manifest.samples
     Path(samples[1].path).write_bytes(Path(samples[0].path).read_bytes())
-    with pytest.raises(DataError, match="1.png has changed since leuk prepare") as caught:
+    with pytest.raises(DataError, match=r"1\.png has changed since leuk prepare") as caught:
         taken(loaded, samples, tmp_path / "cache")
     assert caught.value.exit_code == 3 and samples[1].path in caught.value.problem
     Path(samples[1].path).unlink()
@@ -169,7 +175,9 @@ def test_a_changed_or_missing_image_is_named(loaded: LoadedBackbone, tmp_path: P
         taken(loaded, samples, tmp_path / "cache")
 
 
-def test_features_that_are_not_finite_stop_the_run(loaded: LoadedBackbone, samples: tuple[Sample, ...], tmp_path: Path) -> None:
+def test_features_that_are_not_finite_stop_the_run(
+    loaded: LoadedBackbone, samples: tuple[Sample, ...], tmp_path: Path
+) -> None:
     class Broken(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.mean((2, 3)) / 0
@@ -187,7 +195,11 @@ def test_the_digest_changes_with_any_value_name_or_shape(loaded: LoadedBackbone)
     known = state_digest(state)
     assert known == state_digest({"b": torch.ones(2, 2), "a": torch.arange(4.0)})
     assert known == state_digest({**state, "b": torch.ones(2, 2).t()})
-    for other in ({**state, "a": torch.arange(4.0) + 1e-7}, {"a": state["a"], "c": state["b"]}, {**state, "b": torch.ones(4)}):
+    for other in (
+        {**state, "a": torch.arange(4.0) + 1e-7},
+        {"a": state["a"], "c": state["b"]},
+        {**state, "b": torch.ones(4)},
+    ):
         assert state_digest(other) != known
 
 

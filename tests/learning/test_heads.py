@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 
@@ -98,10 +99,10 @@ def test_a_stored_svm_gives_the_same_bits(kernel: str, classes: int, selected: i
     member = Member(fold=None, head=svm, temperature=1.25, calibrated_on=None, backbone=None)
     stored = load(save(member.tensors()))
     facts = json.loads(json.dumps(member.as_json()))
-    again = restore_head(facts, stored, feature_width=12, class_count=classes, device=torch.device("cpu"))
+    again = restore_head(facts, stored, feature_width=12, class_count=classes)
     assert isinstance(again, Svm) and np.array_equal(again.scores(x), svm.scores(x))
     with pytest.raises(KeyError):
-        Svm.from_arrays(kernel, 0.0, {k: v.numpy() for k, v in stored.items() if k != "mean"})
+        Svm.from_arrays(kernel, 0.0, 8.0, {k: v.numpy() for k, v in stored.items() if k != "mean"})
 
 
 def test_a_class_that_training_lacks_never_wins() -> None:
@@ -123,11 +124,20 @@ def test_kernels_are_shared_without_changing_a_fit() -> None:
 QUICK = FitSettings(epochs=8, batch_size=16)
 
 
-def fitted(choice: HeadChoice | None = None, fit: FitSettings = QUICK, *, seed: int = 0, held: bool = True, **kw) -> FittedHead:
+def fitted(
+    choice: HeadChoice | None = None, fit: FitSettings = QUICK, *, seed: int = 0, held: bool = True, **kw
+) -> FittedHead:
     x, y = cloud()
     views = np.stack([x, x + 0.01], axis=1)
     return fit_head(
-        views, y, choice or HeadChoice(), fit, class_count=3, seed=seed, validation=cloud(seed=1) if held else None, **kw
+        views,
+        y,
+        choice or HeadChoice(),
+        fit,
+        class_count=3,
+        seed=seed,
+        validation=cloud(seed=1) if held else None,
+        **kw,
     )
 
 
@@ -153,8 +163,7 @@ def test_a_stored_head_gives_the_same_bits(choice: HeadChoice) -> None:
     x, _ = cloud(seed=3)
     member = Member(fold=2, head=head, temperature=0.7, calibrated_on="x", backbone=None)
     again = restore_head(
-        json.loads(json.dumps(member.as_json())), load(save(member.tensors())), feature_width=12, class_count=3,
-        device=torch.device("cpu"),
+        json.loads(json.dumps(member.as_json())), load(save(member.tensors())), feature_width=12, class_count=3
     )  # fmt: skip
     assert isinstance(again, Head)
     assert np.array_equal(dataclasses.replace(member, head=again).probabilities(x), member.probabilities(x))
@@ -224,7 +233,7 @@ def test_the_rate_rises_then_falls_to_nothing() -> None:
     rates = [lr_at(i, steps=100, warmup=10, peak=2.0) for i in range(100)]
     assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
     assert max(rates) == 2.0 and np.argmax(rates) in (9, 10)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False)) and 0 < rates[-1] < 0.01
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:])) and 0 < rates[-1] < 0.01
     assert rates[55] == pytest.approx(1.0)
     assert lr_at(0, steps=1, warmup=1, peak=2.0) == 2.0 and lr_at(5, steps=5, warmup=5, peak=2.0) == 2.0
 

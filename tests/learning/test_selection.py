@@ -19,7 +19,10 @@ from leukemia_cli.learning.training import parts_of
 from leukemia_cli.steps.train import TrainSettings, train
 
 LABELS = np.array([0, 1] * 10)
-HOLDOUTS = (Holdout(fit=tuple(range(10)), score=tuple(range(10, 20))), Holdout(fit=tuple(range(10, 20)), score=tuple(range(10))))
+HOLDOUTS = (
+    Holdout(fit=tuple(range(10)), score=tuple(range(10, 20))),
+    Holdout(fit=tuple(range(10, 20)), score=tuple(range(10))),
+)
 CANDIDATES = [HeadChoice(hidden=(w,)) for w in (1, 2, 3, 4)]
 
 
@@ -33,7 +36,7 @@ class Planted:
         self.fits += 1
         truth = LABELS[list(holdout.score)]
         scores = np.eye(2)[truth] * 1.1 + 0.123456789012345 / 3
-        wrong = int(len(truth) * (1 - self.right[choice.hidden[0]]))
+        wrong = round(len(truth) * (1 - self.right[choice.hidden[0]]))
         scores[:wrong] = scores[:wrong, ::-1]
         return scores, choice.hidden[0]
 
@@ -125,7 +128,9 @@ def test_every_candidate_has_a_title_of_its_own() -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_holdouts_never_part_a_group_and_score_each_image_once(rows, most: int, seed: int) -> None:
-    samples = [Sample(path=str(i), label=f"c{label}", group=f"{group}-{label}") for i, (group, label) in enumerate(rows)]
+    samples = [
+        Sample(path=str(i), label=f"c{label}", group=f"{group}-{label}") for i, (group, label) in enumerate(rows)
+    ]
     positions = [i for i in range(len(samples)) if i % 5]
     holdouts = inner_holdouts(samples, positions, most=most, seed=seed)
     groups_of: dict[str, set[str]] = {}
@@ -170,7 +175,7 @@ def test_the_test_part_is_never_read(variant: str, tune: str, folds: int | None,
             manifest = make_manifest(rows, task=manifest.task, seed=0, folds=folds, groups_source="given")
             write_manifest(lab.workspace, manifest, protocol="scrambled")
         settings_ = TrainSettings(
-            backbone="timm:resnet10t", weights="none", variant=variant, tune=tune, input_size_px=64, epochs=2, views=2,
+            backbone="timm:test_resnet", weights="none", variant=variant, tune=tune, input_size_px=64, epochs=2, views=2,
             batch_size=4, fold=1 if folds else None, device="cpu",
         )  # fmt: skip
         run = train(lab.workspace, manifest, settings_)
