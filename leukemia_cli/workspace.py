@@ -210,6 +210,15 @@ def _put_in_place(beside: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a killed process left half written in `folder`; only for a folder that nobody else writes into."""
+    for leftover in folder.glob(f"{UNFINISHED}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
 # ------------------------------------------------------------------------------------------------------- reading
 
 

@@ -23,6 +23,7 @@ from leukemia_cli.workspace import (
     Workspace,
     check_run_name,
     check_schema,
+    clear_unfinished,
     disk_errors,
     find_run,
     fresh_folder,
@@ -401,3 +402,11 @@ def test_a_report_belongs_to_one_run(workspace: Workspace, make: Make) -> None:
     (workspace.reports_folder / "a-1-val").mkdir()
     listed = {row["run"]: row["reports"] for row in runs(workspace).runs}
     assert listed == {"a-1": ["a-1-external-munich", "a-1-test"], "a-1-1": ["a-1-1-test", "a-1-1-val"]}
+
+
+def test_leftovers_of_a_killed_process_are_cleared_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / ".unfinished-00-model.safetensors").write_bytes(b"half")
+    (tmp_path / ".unfinished-01-folder").mkdir()
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    clear_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

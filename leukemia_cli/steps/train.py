@@ -21,6 +21,7 @@ from leukemia_cli.workspace import (
     SCHEMA_VERSION,
     RunFolder,
     Workspace,
+    clear_unfinished,
     find_run,
     new_run_folder,
     now,
@@ -241,6 +242,7 @@ def resume(
             f"run {run.id} was started from another manifest than that of {workspace.root}",
             "Prepare the same data again, or train anew without --resume",
         )
+    clear_unfinished(run.path)
     settings = replace(settings, device=device or settings.device, workers=workers or settings.workers)
     machine = choose_machine(settings.device, settings.workers)
     note(f"device: {machine.description}")
