@@ -19,17 +19,19 @@ from leukemia_cli.domain import Manifest, Sample, Task
 from leukemia_cli.workspace import Workspace, open_workspace
 
 
-def pytest_configure() -> None:
-    """Take one core before torch counts them: tiny networks gain nothing from two threads, and on a busy machine each
-    of their thousands of barriers waits for a thread that is not running (minutes instead of seconds)."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {random.choice(sorted(os.sched_getaffinity(0)))})
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep each process of tests to one core of its own, before torch counts them.
 
+    Tiny networks gain nothing from two threads, and on a busy machine each of their thousands of barriers waits for a
+    thread that is not running (minutes instead of seconds).
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    spreads = worker is None and config.getoption("numprocesses", default=None)
+    if not spreads and hasattr(os, "sched_setaffinity"):
+        granted = sorted(os.sched_getaffinity(0))
+        place = random.randrange(len(granted)) if worker is None else int(worker.removeprefix("gw"))
+        os.sched_setaffinity(0, {granted[place % len(granted)]})
 
-# Each worker keeps to one core: threads of several networks side by side wait for each other more than they compute.
-if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
-    _granted = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {_granted[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(_granted)]})
 
 SPLITS = ("train", "train", "val", "calib", "test")
 
