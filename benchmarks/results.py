@@ -193,7 +193,8 @@ SETS = (
 
 PAGE = """# Results on real images
 
-Written by `python benchmarks/results.py`; every figure below comes from the commands below it. Research use only.
+Written by `python benchmarks/results.py`. Every figure in a table comes from the commands below that table; figures in the
+remarks above it were measured apart and are not repeated by that script. Research use only.
 Measured on {where}.
 
 Every figure is out-of-fold: each image is judged by the model of the fold that did not see it, all folds pooled. Widths,

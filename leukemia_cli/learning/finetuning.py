@@ -11,7 +11,6 @@ Requirements met here:
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Generator, Sequence
@@ -21,8 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from leukemia_cli.domain import Note, Preprocessing, Sample, Track, Tune, fingerprint, silent, unheard
@@ -39,6 +36,7 @@ from leukemia_cli.learning.batches import (
     to_input,
     view_rng,
 )
+from leukemia_cli.learning.checkpoints import read_checkpoint, write_checkpoint
 from leukemia_cli.learning.fitting import (
     EpochScore,
     FitSettings,
@@ -54,7 +52,6 @@ from leukemia_cli.learning.fitting import (
 )
 from leukemia_cli.learning.machine import Machine, deferred_signals, memory_errors, place
 from leukemia_cli.learning.network import Network, hold_normalisation, prefixed, trained_parts, unprefixed
-from leukemia_cli.workspace import write_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,21 +116,14 @@ class _Checkpoint:
             "history": [asdict(score) for score in at.history],
             "scaler": scaler.state_dict(),
         }
-        write_bytes(self.path, save(tensors, metadata={"facts": json.dumps(facts)}))
+        write_checkpoint(self.path, tensors, facts)
 
     def load(
         self, network: Network, adam: torch.optim.AdamW, scaler: torch.amp.GradScaler
     ) -> tuple[_Progress, dict[str, Tensor]] | None:
         if not self.path.exists():
             return None
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                facts = json.loads(file.metadata()["facts"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise WorkspaceError(
-                f"checkpoint {self.path} is damaged: {error}", "Delete it to train this run again from its start"
-            ) from error
+        facts, tensors = read_checkpoint(self.path, "Delete it to train this run again from its start")
         if facts["identity"] != self._identity:
             raise WorkspaceError(
                 f"checkpoint {self.path} belongs to other settings or images", "Train anew, without --resume"

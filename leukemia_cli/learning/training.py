@@ -11,7 +11,6 @@ Requirements met here:
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,8 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from leukemia_cli.domain import (
     HeadChoice,
@@ -34,12 +31,13 @@ from leukemia_cli.domain import (
     silent,
     unheard,
 )
-from leukemia_cli.errors import MachineError, UsageError, WorkspaceError
+from leukemia_cli.errors import MachineError, UsageError
 from leukemia_cli.judging.calibration import fit_temperature, softmax
 from leukemia_cli.judging.intervals import plain_values
 from leukemia_cli.judging.metrics import METRICS
 from leukemia_cli.judging.predictions import Predictions
 from leukemia_cli.learning.batches import Augmentation
+from leukemia_cli.learning.checkpoints import read_checkpoint, write_checkpoint
 from leukemia_cli.learning.classifier import Member, restore_head
 from leukemia_cli.learning.features import FeatureCache, Features, Views, extract, state_digest
 from leukemia_cli.learning.finetuning import TuneSettings, fine_tune
@@ -49,7 +47,6 @@ from leukemia_cli.learning.network import Network, prefixed, unprefixed
 from leukemia_cli.learning.selection import Diary, Holdout, Selection, Trial, choose, inner_holdouts
 from leukemia_cli.learning.svm import Kernels
 from leukemia_cli.learning.weights import LoadedBackbone
-from leukemia_cli.workspace import write_bytes
 
 INNER_FOLDS = 4
 FEATURE_BATCH = 16
@@ -506,17 +503,10 @@ class Trainer:
             "member": trained.member.as_json(),
             **{k: getattr(trained, k) for k in trained.__slots__ if k != "member"},
         }
-        write_bytes(path, save(tensors, metadata={"facts": json.dumps(facts)}))
+        write_checkpoint(path, tensors, facts)
 
     def _read_member(self, path: Path) -> TrainedMember:
-        try:
-            with safe_open(path, framework="pt") as file:
-                facts = json.loads(file.metadata()["facts"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise WorkspaceError(
-                f"checkpoint {path} is damaged: {error}", "Delete it to train this part of the run again"
-            ) from error
+        facts, tensors = read_checkpoint(path, "Delete it to train this part of the run again")
         stored = facts.pop("member")
         head = restore_head(
             stored,
