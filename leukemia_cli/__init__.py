@@ -49,12 +49,13 @@ if TYPE_CHECKING:
         UsageError,
         WorkspaceError,
     )
+    from leukemia_cli.learning.recipes import TrainSettings
     from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
     from leukemia_cli.steps.evaluate import EvaluateSettings, evaluate
     from leukemia_cli.steps.extract_features import ExtractSettings, extract_features
     from leukemia_cli.steps.fit_svm import FitSvmSettings, fit_svm
     from leukemia_cli.steps.prepare import PrepareSettings, prepare
-    from leukemia_cli.steps.train import TrainSettings, resume, train
+    from leukemia_cli.steps.train import resume, train
     from leukemia_cli.workspace import find_run, open_workspace
 else:
     _HOMES = {
@@ -68,7 +69,7 @@ else:
         "MachineError": "errors",
         "PrepareSettings": "steps.prepare",
         "ThresholdMissed": "errors",
-        "TrainSettings": "steps.train",
+        "TrainSettings": "learning.recipes",
         "UsageError": "errors",
         "WorkspaceError": "errors",
         "classify": "steps.classify",

@@ -55,6 +55,11 @@ class Workspace:
         """Hold one folder a report."""
         return self.root / "reports"
 
+    @property
+    def comparisons_folder(self) -> Path:
+        """Hold one folder for each comparison of backbones and variants, and the cells that they share."""
+        return self.root / "comparisons"
+
 
 def open_workspace(root: Path, *, create: bool) -> Workspace:
     """Give the workspace at `root`; with `create`, make it where there is nothing or an empty folder.

@@ -348,6 +348,7 @@ def train(
     workspace, manifest = _opened(shared)
     if resume is not None:
         find_run(workspace, resume, manifest=None, finished=False)
+    from leukemia_cli.learning.recipes import TrainSettings
     from leukemia_cli.steps import train as steps
 
     track, note = shared.console.track, shared.console.note
@@ -358,7 +359,7 @@ def train(
             track=track, note=note,
         )  # fmt: skip
     else:
-        settings = steps.TrainSettings(
+        settings = TrainSettings(
             backbone=backbone, variant=variant, name=name, tune=tune, weights=weights, epochs=epochs,
             batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs, patience=patience,
             label_smoothing=label_smoothing, class_weights=class_weights, accumulate=accumulate, clip_norm=clip_norm,

@@ -31,6 +31,7 @@ _MISSING = 1e6  # what it costs when a part lacks what it needs: more than any d
 _TOTAL_WEIGHT = 0.2  # of all images together, against 1 for each class
 _GROUP_WEIGHT = 0.1  # of a class's groups, against 1 for its images
 _JITTER = 0.5  # by how much of its size a group may jump the queue
+_REDEALS = 25  # deals without a new partition after which there are taken to be no more
 _TRIES = 20  # other orders, where the first leaves a part without what it needs
 _EVALUATIONS = 200_000  # about one second of local improvement; never reached under some hundred kinds of group
 
@@ -99,6 +100,37 @@ def deal_folds(rows: Sequence[_Row], folds: int, seed: int) -> list[int]:
             "Ask for fewer --folds, or group otherwise with --group-by",
         )
     return [parts[group] for group, _ in rows]
+
+
+def repeat_folds(
+    rows: Sequence[_Row], first: Sequence[int], folds: int, repeats: int, seed: int
+) -> list[tuple[int, ...]]:
+    """Give up to `repeats` partitions of the rows into `folds`, `first` among them, no two alike but for their numbering.
+
+    Fewer come back where `_REDEALS` other seeds in a row bring nothing new: few groups allow few partitions.
+    """
+    dealt = [tuple(first)]
+    seen = {_partition(rows, first)}
+    deals = failures = 0
+    while len(dealt) < repeats and failures < _REDEALS:
+        deals += 1
+        again = deal_folds(rows, folds, seed + deals)
+        partition = _partition(rows, again)
+        if partition in seen:
+            failures += 1
+            continue
+        failures = 0
+        seen.add(partition)
+        dealt.append(tuple(again))
+    return dealt
+
+
+def _partition(rows: Sequence[_Row], parts: Sequence[int]) -> frozenset[frozenset[str]]:
+    """Give the sets of groups that lie together, whatever their part is called."""
+    members: dict[int, set[str]] = {}
+    for (group, _), part in zip(rows, parts, strict=True):
+        members.setdefault(part, set()).add(group)
+    return frozenset(frozenset(groups) for groups in members.values())
 
 
 def missing_classes(rows: Sequence[_Row], parts: Sequence[str]) -> dict[str, list[str]]:

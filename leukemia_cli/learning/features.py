@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from leukemia_cli.learning.batches import (
     to_input,
     view_rng,
 )
-from leukemia_cli.learning.machine import Machine, memory_errors
+from leukemia_cli.learning.machine import Machine, memory_errors, place
 from leukemia_cli.workspace import write_bytes
 
 Features = NDArray[np.float32]
@@ -100,9 +101,9 @@ class FeatureCache:
     def gather(self, keys: Sequence[tuple[str, str]]) -> Features:
         """Give the rows of `keys` in order, (n, D); raises KeyError for one that is not kept, WorkspaceError for damage."""
         by_part: dict[Path, list[tuple[int, int]]] = {}
-        for place, key in enumerate(keys):
+        for at, key in enumerate(keys):
             part, row = self._places[key]
-            by_part.setdefault(part, []).append((place, row))
+            by_part.setdefault(part, []).append((at, row))
         gathered: Features | None = None
         for part, places in by_part.items():
             try:
@@ -186,3 +187,71 @@ def extract(
         cache.add(names, rows)
     gathered = cache.gather([(sample.sha256, key) for sample in samples for key in keys])
     return gathered.reshape(len(samples), len(keys), -1)
+
+
+class Rows(Protocol):
+    """Feature rows of listed images by one frozen backbone, asked for by their places in the list."""
+
+    def __call__(self, places: Sequence[int], views: Views) -> Features:
+        """Give the rows (n, V, D) of the images at `places`, in that order."""
+        ...
+
+
+class FrozenRows:
+    """Rows of a manifest's images, computed once and then held in memory for every fold, variant and repeat."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        backbone: nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        cache_root: Path,
+        machine: Machine,
+        batch_size: int,
+        max_megapixels: float,
+        track: Track = silent,
+    ) -> None:
+        self._samples, self._backbone, self._spec = samples, backbone, preprocessing
+        self._machine, self._batch_size, self._max_megapixels = machine, batch_size, max_megapixels
+        self._track = track
+        place(backbone, machine)
+        backbone.eval()
+        self._cache = FeatureCache(cache_root, state_digest(backbone.state_dict()), preprocessing)
+        self._held: dict[tuple[str, ...], dict[int, Features]] = {}
+
+    def __call__(self, places: Sequence[int], views: Views) -> Features:
+        """Give the rows (n, V, D) of the images at `places`; raises as `extract` does."""
+        held = self._held.setdefault(views.keys, {})
+        missing = [at for at in dict.fromkeys(places) if at not in held]
+        if missing:
+            rows = extract(
+                self._backbone,
+                [self._samples[at] for at in missing],
+                self._spec,
+                cache=self._cache,
+                views=views,
+                machine=self._machine,
+                batch_size=self._batch_size,
+                max_megapixels=self._max_megapixels,
+                track=self._track,
+            )
+            held.update(zip(missing, rows, strict=True))
+        return np.stack([held[at] for at in places])
+
+
+class CopyRows:
+    """Rows of copies that stand in a list of their own: copy `i` is view `i % count` of image `i // count`."""
+
+    def __init__(self, images: Rows, views: Views) -> None:
+        self._images, self._views = images, views
+
+    def __call__(self, places: Sequence[int], views: Views) -> Features:
+        """Give the one row (n, 1, D) of each copy; raises ValueError where more views of a copy are asked for."""
+        if views.count != 1:
+            raise ValueError("a copy is a view already: it has no further views")
+        count = self._views.count
+        images = sorted({at // count for at in places})
+        row_of = {image: row for row, image in enumerate(images)}
+        rows = self._images(images, self._views)
+        return np.stack([rows[row_of[at // count], at % count] for at in places])[:, None]

@@ -39,10 +39,10 @@ from leukemia_cli.judging.predictions import Predictions
 from leukemia_cli.learning.batches import Augmentation
 from leukemia_cli.learning.checkpoints import read_checkpoint, write_checkpoint
 from leukemia_cli.learning.classifier import Member, restore_head
-from leukemia_cli.learning.features import FeatureCache, Features, Views, extract, state_digest
+from leukemia_cli.learning.features import Features, FrozenRows, Rows, Views
 from leukemia_cli.learning.finetuning import TuneSettings, fine_tune
 from leukemia_cli.learning.fitting import EpochScore, FitSettings, Labels, Scores, fit_head
-from leukemia_cli.learning.machine import Machine, place
+from leukemia_cli.learning.machine import Machine
 from leukemia_cli.learning.network import Network, prefixed, unprefixed
 from leukemia_cli.learning.selection import Diary, Holdout, Selection, Trial, choose, inner_holdouts
 from leukemia_cli.learning.svm import Kernels
@@ -154,6 +154,7 @@ class Trainer:
         machine: Machine,
         cache_root: Path,
         checkpoints: Path | None,
+        rows: Rows | None = None,
         resume_hint: str = "",
         track: Track = silent,
         note: Note = unheard,
@@ -165,8 +166,7 @@ class Trainer:
         order = {name: i for i, name in enumerate(manifest.task.classes)}
         self.labels: Labels = np.array([order[s.label] for s in manifest.samples], dtype=np.int64)
         self.class_count = len(order)
-        place(loaded.module, self.machine)
-        self.cache = FeatureCache(cache_root, state_digest(loaded.module.state_dict()), self.spec)
+        self.frozen: Rows = rows or self._rows_by(loaded.module)
 
     # ------------------------------------------------------------------------------------------------- members
 
@@ -472,26 +472,20 @@ class Trainer:
 
     def _features(self, places: Sequence[int], views: Views, backbone: torch.nn.Module | None = None) -> _Kept:
         """Give features by `backbone`; None means the pretrained one."""
-        if backbone is None:
-            return self._extract(self.loaded.module, self.cache, places, views)
-        place(backbone, self.machine)
-        backbone.eval()
-        cache = FeatureCache(self.cache_root, state_digest(backbone.state_dict()), self.spec)
-        return self._extract(backbone, cache, places, views)
+        rows = self.frozen if backbone is None else self._rows_by(backbone)
+        return _Kept(rows=rows(places, views), row_of={place: row for row, place in enumerate(places)})
 
-    def _extract(self, backbone: torch.nn.Module, cache: FeatureCache, places: Sequence[int], views: Views) -> _Kept:
-        rows = extract(
+    def _rows_by(self, backbone: torch.nn.Module) -> FrozenRows:
+        return FrozenRows(
+            self.manifest.samples,
             backbone,
-            self._samples(places),
             self.spec,
-            cache=cache,
-            views=views,
+            cache_root=self.cache_root,
             machine=self.machine,
             batch_size=min(FEATURE_BATCH, self.plan.fit.batch_size),
             max_megapixels=self.plan.max_megapixels,
             track=self.track,
         )
-        return _Kept(rows=rows, row_of={place: row for row, place in enumerate(places)})
 
     # ---------------------------------------------------------------------------------------------- checkpoints
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leukemia_cli.data.splits import deal_folds, deal_splits, missing_classes, split_fractions
+from leukemia_cli.data.splits import deal_folds, deal_splits, missing_classes, repeat_folds, split_fractions
 from leukemia_cli.errors import DataError, UsageError
 
 Rows = list[tuple[str, str]]
@@ -202,3 +202,32 @@ def test_the_appearance_groups_of_a_real_set_are_shared_out_well() -> None:
         for name, fraction in split_fractions().items():
             assert abs(splits[name, "ALL"] / total["ALL"] - fraction) < 0.01
             assert abs(splits[name, "HTL"] / total["HTL"] - fraction) < 0.04
+
+
+def _partitions(rows: list[tuple[str, str]], dealt: list[tuple[int, ...]]) -> list[frozenset[frozenset[str]]]:
+    return [
+        frozenset(frozenset(g for (g, _), f in zip(rows, folds, strict=True) if f == fold) for fold in set(folds))
+        for folds in dealt
+    ]
+
+
+def test_repeats_are_distinct_partitions_that_begin_with_the_first() -> None:
+    rows = [(f"{label}{group}", label) for label in "AB" for group in range(12) for _ in range(3)]
+    first = deal_folds(rows, 4, seed=5)
+    dealt = repeat_folds(rows, first, 4, 5, seed=5)
+    assert len(dealt) == 5
+    assert dealt[0] == tuple(first)
+    assert len(set(_partitions(rows, dealt))) == 5
+    for folds in dealt:
+        held = {group: fold for (group, _), fold in zip(rows, folds, strict=True)}
+        assert all(held[group] == fold for (group, _), fold in zip(rows, folds, strict=True))
+        assert all(
+            {fold for (_, k), fold in zip(rows, folds, strict=True) if k == label} == {0, 1, 2, 3} for label in "AB"
+        )
+
+
+def test_fewer_repeats_come_back_where_groups_allow_no_more() -> None:
+    rows = [(f"{label}{group}", label) for label in "AB" for group in range(2)]
+    dealt = repeat_folds(rows, deal_folds(rows, 2, seed=0), 2, 10, seed=0)
+    assert len(dealt) == 2  # {A0 B0 | A1 B1} and {A0 B1 | A1 B0}
+    assert len(set(_partitions(rows, dealt))) == 2

@@ -15,9 +15,10 @@ from leukemia_cli.errors import UsageError
 from leukemia_cli.learning import finetuning, runs, training
 from leukemia_cli.learning.classifier import load_classifier
 from leukemia_cli.learning.machine import choose_machine
+from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
 from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
-from leukemia_cli.steps.train import TrainSettings, train
+from leukemia_cli.steps.train import train
 from leukemia_cli.workspace import read_run_folder
 
 every_backbone = pytest.mark.parametrize("backbone", BACKBONES.values(), ids=lambda b: b.name)

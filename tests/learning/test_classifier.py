@@ -16,8 +16,9 @@ from leukemia_cli.errors import WorkspaceError
 from leukemia_cli.learning.batches import plain_view, read_sample
 from leukemia_cli.learning.classifier import Classifier, load_classifier, together
 from leukemia_cli.learning.machine import choose_machine
+from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
-from leukemia_cli.steps.train import TrainSettings, train
+from leukemia_cli.steps.train import train
 from leukemia_cli.workspace import find_run, open_workspace, read_run_folder
 
 RUNS = {

@@ -14,9 +14,10 @@ from safetensors.numpy import load_file
 
 from leukemia_cli.data.manifest import make_manifest, write_manifest
 from leukemia_cli.domain import HeadChoice, Sample, SvmChoice
+from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.learning.selection import Diary, Holdout, choose, inner_holdouts
 from leukemia_cli.learning.training import parts_of
-from leukemia_cli.steps.train import TrainSettings, train
+from leukemia_cli.steps.train import train
 
 LABELS = np.array([0, 1] * 10)
 HOLDOUTS = (

@@ -25,9 +25,10 @@ from leukemia_cli.catalog import BACKBONES
 from leukemia_cli.errors import DataError, LeukError, MachineError, UsageError
 from leukemia_cli.learning import weights
 from leukemia_cli.learning.batches import plain_view, stack, to_input
+from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.learning.weights import LoadedBackbone, _renamed, load_backbone, rebuild_backbone
 from leukemia_cli.steps.evaluate import EvaluateSettings, evaluate
-from leukemia_cli.steps.train import TrainSettings, train
+from leukemia_cli.steps.train import train
 from leukemia_cli.workspace import read_run_folder
 
 TINY = "timm:resnet10t"

@@ -20,12 +20,13 @@ from leukemia_cli.learning.batches import plain_view, read_sample
 from leukemia_cli.learning.classifier import Member, load_classifier
 from leukemia_cli.learning.features import run_backbone
 from leukemia_cli.learning.machine import choose_machine
+from leukemia_cli.learning.recipes import TrainSettings, recipe_of
 from leukemia_cli.learning.training import Trainer
 from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
 from leukemia_cli.steps.evaluate import Evaluated, EvaluateSettings, evaluate
 from leukemia_cli.steps.extract_features import ExtractSettings, extract_features
 from leukemia_cli.steps.fit_svm import FitSvmSettings, fit_svm
-from leukemia_cli.steps.train import TrainSettings, recipe_of, train
+from leukemia_cli.steps.train import train
 from leukemia_cli.workspace import RunFolder, read_run_folder
 
 TINY = {"weights": "none", "input_size_px": 64, "device": "cpu"}

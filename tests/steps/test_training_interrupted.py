@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from leukemia_cli.cli.app import run
 from leukemia_cli.data.manifest import make_manifest
 from leukemia_cli.errors import UsageError, WorkspaceError
+from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.learning.weights import load_backbone
-from leukemia_cli.steps.train import TrainSettings, resume, train
+from leukemia_cli.steps.train import resume, train
 from leukemia_cli.workspace import list_runs
 
 ROOT = Path(__file__).parents[2]

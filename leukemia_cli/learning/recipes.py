@@ -1,0 +1,153 @@
+"""What a user may set about training, and the candidates and plan that follow from it: for train, compare and their like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from leukemia_cli.catalog import Variant, find_variant, heads, svms
+from leukemia_cli.domain import Fit, HeadChoice, SvmChoice, Tune
+from leukemia_cli.errors import UsageError
+from leukemia_cli.learning.batches import Augmentation
+from leukemia_cli.learning.fitting import FitSettings
+from leukemia_cli.learning.machine import Machine, Precision, choose_precision
+from leukemia_cli.learning.training import Recipe, TrainPlan
+
+HEAD_FIT = FitSettings()
+FINE_TUNE_FIT = FitSettings(epochs=15, batch_size=16, lr=1e-4, warmup_epochs=1.0, patience=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """What a user may set; None means the default that belongs to the variant or to `tune`. All defaults are ours."""
+
+    backbone: str = "senet"
+    variant: str = "dropout"
+    name: str | None = None
+    fold: int | Literal["all"] | None = None
+    tune: Tune = "head"
+    weights: str = "auto"
+    feature_sizes: tuple[tuple[int, ...], ...] | None = None
+    dropout_rates: tuple[float, ...] | None = None
+    selected: tuple[int | None, ...] | None = None
+    kernels: tuple[Literal["linear", "rbf"], ...] | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    warmup_epochs: float | None = None
+    patience: int | None = None
+    label_smoothing: float | None = None
+    class_weights: bool = True
+    accumulate: int = 1
+    clip_norm: float | None = None
+    views: int = 4
+    augment: bool = True
+    precision: Precision = "auto"
+    fit: Fit = "squash"
+    input_size_px: int | None = None
+    max_megapixels: float = 200.0
+    checkpoint_every_s: float = 300.0
+    device: str = "auto"
+    workers: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for flag, value, least in (
+            ("--epochs", self.epochs, 1),
+            ("--batch-size", self.batch_size, 1),
+            ("--patience", self.patience, 1),
+            ("--accumulate", self.accumulate, 1),
+            ("--views", self.views, 1),
+            ("--workers", self.workers, 1),
+        ):
+            if value is not None and value < least:
+                raise UsageError(f"{flag} {value} is too small", f"Use at least {least}")
+        if self.lr is not None and not 0 < self.lr <= 1000:
+            raise UsageError(
+                f"--lr {self.lr} is not above 0 and at most 1000", "Try 0.001 with --tune head, 0.0001 otherwise"
+            )
+        if self.tune == "head" and (self.accumulate != 1 or self.precision not in ("auto", "fp32")):
+            flag = "--accumulate" if self.accumulate != 1 else "--precision"
+            raise UsageError(
+                f"{flag} means nothing to --tune head", "Leave it out, or fine-tune with --tune last-stage or all"
+            )
+        for rate in self.dropout_rates or ():
+            if not 0 <= rate < 1:
+                raise UsageError(f"dropout rate {rate} is not in [0, 1)", "Write rates as in --dropout-rates 0.2,0.5")
+        if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"--label-smoothing {self.label_smoothing} is not in [0, 1)", "Try 0.05")
+
+
+def recipe_of(settings: TrainSettings) -> Recipe:
+    """Turn variant and flags into candidates; raises UsageError for a flag that means nothing to the variant."""
+    variant = find_variant(settings.variant)
+    given = {
+        "hidden": ("--feature-sizes", settings.feature_sizes),
+        "rates": ("--dropout-rates", settings.dropout_rates),
+        "selected": ("--select", settings.selected),
+        "kernels": ("--kernel", settings.kernels),
+    }
+    for knob, (flag, value) in given.items():
+        if value is not None and knob not in variant.knobs:
+            takes = [given[k][0] for k in variant.knobs]
+            raise UsageError(
+                f"{flag} means nothing to --variant {variant.name}",
+                f"It takes {', '.join(takes)}" if takes else "Leave it out, or choose --variant hidden or dropout",
+            )
+    return Recipe(
+        variant=variant.name, heads=_heads(variant, settings), svms=_svms(variant, settings), tune=settings.tune
+    )
+
+
+def _heads(variant: Variant, settings: TrainSettings) -> tuple[HeadChoice, ...]:
+    if variant.kind != "network":
+        return ()
+    return heads(
+        selected=settings.selected or dict.fromkeys(h.selected for h in variant.heads),
+        hidden=settings.feature_sizes or dict.fromkeys(h.hidden for h in variant.heads),
+        rates=settings.dropout_rates or dict.fromkeys(h.rate for h in variant.heads),
+    )
+
+
+def _svms(variant: Variant, settings: TrainSettings) -> tuple[SvmChoice, ...]:
+    if variant.kind != "svm":
+        return ()
+    return svms(
+        selected=settings.selected or dict.fromkeys(s.selected for s in variant.svms),
+        kernels=settings.kernels or dict.fromkeys(s.kernel for s in variant.svms),
+        costs=dict.fromkeys(s.c for s in variant.svms),
+        gammas=dict.fromkeys(s.gamma for s in variant.svms),
+    )
+
+
+def plan_of(settings: TrainSettings, machine: Machine) -> TrainPlan:
+    """Fill in the defaults that depend on how far the backbone is tuned."""
+    own = {
+        "epochs": settings.epochs,
+        "batch_size": settings.batch_size,
+        "lr": settings.lr,
+        "weight_decay": settings.weight_decay,
+        "warmup_epochs": settings.warmup_epochs,
+        "patience": settings.patience,
+        "label_smoothing": settings.label_smoothing,
+        "clip_norm": settings.clip_norm,
+    }
+    given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
+    shared: dict[str, Any] = {"class_weights": settings.class_weights}
+    if settings.tune == "head":
+        fit = replace(HEAD_FIT, **given, **shared)
+        head_fit = fit
+    else:
+        fit = replace(FINE_TUNE_FIT, **given, **shared, accumulate=settings.accumulate)
+        head_fit = replace(HEAD_FIT, label_smoothing=fit.label_smoothing, **shared)
+    return TrainPlan(
+        fit=fit,
+        head_fit=head_fit,
+        augmentation=Augmentation() if settings.augment else None,
+        views=settings.views if settings.augment else 1,
+        precision=choose_precision(settings.precision, machine.device) if settings.tune != "head" else "fp32",
+        checkpoint_every_s=settings.checkpoint_every_s,
+        max_megapixels=settings.max_megapixels,
+        seed=settings.seed,
+    )
