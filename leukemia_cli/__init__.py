@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ClassifySettings",
+    "CompareSettings",
     "DataError",
     "EvaluateSettings",
     "ExtractSettings",
@@ -24,6 +25,7 @@ __all__ = [
     "WorkspaceError",
     "__version__",
     "classify",
+    "compare",
     "errors",
     "evaluate",
     "extract_features",
@@ -31,8 +33,10 @@ __all__ = [
     "fit_svm",
     "open_classifier",
     "open_workspace",
+    "plan_comparison",
     "prepare",
     "read_manifest",
+    "report",
     "resume",
     "train",
 ]
@@ -51,15 +55,18 @@ if TYPE_CHECKING:
     )
     from leukemia_cli.learning.recipes import TrainSettings
     from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
+    from leukemia_cli.steps.compare import CompareSettings, compare, plan_comparison
     from leukemia_cli.steps.evaluate import EvaluateSettings, evaluate
     from leukemia_cli.steps.extract_features import ExtractSettings, extract_features
     from leukemia_cli.steps.fit_svm import FitSvmSettings, fit_svm
     from leukemia_cli.steps.prepare import PrepareSettings, prepare
+    from leukemia_cli.steps.report import report
     from leukemia_cli.steps.train import resume, train
     from leukemia_cli.workspace import find_run, open_workspace
 else:
     _HOMES = {
         "ClassifySettings": "steps.classify",
+        "CompareSettings": "steps.compare",
         "DataError": "errors",
         "EvaluateSettings": "steps.evaluate",
         "ExtractSettings": "steps.extract_features",
@@ -73,14 +80,17 @@ else:
         "UsageError": "errors",
         "WorkspaceError": "errors",
         "classify": "steps.classify",
+        "compare": "steps.compare",
         "evaluate": "steps.evaluate",
         "extract_features": "steps.extract_features",
         "find_run": "workspace",
         "fit_svm": "steps.fit_svm",
         "open_classifier": "steps.classify",
         "open_workspace": "workspace",
+        "plan_comparison": "steps.compare",
         "prepare": "steps.prepare",
         "read_manifest": "data.manifest",
+        "report": "steps.report",
         "resume": "steps.train",
         "train": "steps.train",
     }

@@ -200,12 +200,33 @@ BACKBONES: Mapping[str, Backbone] = {
 
 # ------------------------------------------------------------------------------------------------------- variants
 
+SELECTOR_NAMES: tuple[str, ...] = ("anova", "mutual-info", "l1", "trees")
+"""Ways to rank features before the best are kept; what each does stands in `learning.selectors.SELECTORS`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """A name for how many candidates of a variant are tried; both grids are ours, none is published."""
+
+    name: str
+    title: str
+
+
+GRIDS: Mapping[str, Grid] = {
+    g.name: g
+    for g in (
+        Grid(name="full", title="every candidate of the variant"),
+        Grid(name="quick", title="fewer and narrower candidates, for comparing many models"),
+    )
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """A recipe for what sits on the feature vector: its candidates, of which the best on validation is kept.
 
-    The first candidate is the default, taken where the data are too few to choose.
+    The first candidate of a grid is the default, taken where the data are too few to choose. Candidates are ours: the
+    paper publishes none.
     """
 
     name: str
@@ -214,6 +235,10 @@ class Variant:
     paper: str
     heads: tuple[HeadChoice, ...] = ()
     svms: tuple[SvmChoice, ...] = ()
+    """Candidates of the full grid: `heads` of a network, `svms` of a support vector machine."""
+    quick_heads: tuple[HeadChoice, ...] = ()
+    quick_svms: tuple[SvmChoice, ...] = ()
+    """Candidates of the quick grid."""
     knobs: tuple[str, ...] = field(default=())
     """Which of the flags that widen or narrow the candidates mean anything here."""
 
@@ -221,30 +246,43 @@ class Variant:
 def heads(
     *,
     selected: Iterable[int | None] = (None,),
+    selectors: Iterable[str] = ("anova",),
     hidden: Iterable[tuple[int, ...]] = ((),),
     rates: Iterable[float] = (0.0,),
 ) -> tuple[HeadChoice, ...]:
-    """Give every combination of feature counts, hidden stacks and dropout rates, first of each first."""
+    """Give every combination of kept features, hidden stacks and dropout rates, first of each first."""
     sizes, drops = tuple(hidden), tuple(rates)
-    return tuple(HeadChoice(selected=k, hidden=h, rate=r) for k in selected for h in sizes for r in drops)
+    return tuple(
+        HeadChoice(selected=k, by=by, hidden=h, rate=r)
+        for k, by in _kept(selected, selectors)
+        for h in sizes
+        for r in drops
+    )
 
 
 def svms(
     *,
     selected: Iterable[int | None] = (None,),
+    selectors: Iterable[str] = ("anova",),
     kernels: Iterable[Literal["linear", "rbf"]] = ("linear", "rbf"),
     costs: Iterable[float] = (0.01, 0.001, 1.0),
     gammas: Iterable[float] = (1.0, 0.1),
 ) -> tuple[SvmChoice, ...]:
-    """Give every combination of feature counts, kernels, C and (for rbf) gamma × feature count, first of each first."""
+    """Give every combination of kept features, kernels, C and (for rbf) gamma × feature count, first of each first."""
     kinds, cs, widths = tuple(kernels), tuple(costs), tuple(gammas)
     return tuple(
-        SvmChoice(selected=k, kernel=kernel, c=c, gamma=gamma)
-        for k in selected
+        SvmChoice(selected=k, by=by, kernel=kernel, c=c, gamma=gamma)
+        for k, by in _kept(selected, selectors)
         for kernel in kinds
         for c in cs
         for gamma in (widths if kernel == "rbf" else widths[:1])
     )
+
+
+def _kept(selected: Iterable[int | None], selectors: Iterable[str]) -> list[tuple[int | None, str]]:
+    """Pair counts with selectors; all features are all features by whatever selector, and come once."""
+    names = tuple(selectors)
+    return [(k, by) for k in selected for by in (names if k is not None else names[:1])]
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -256,6 +294,7 @@ VARIANTS: Mapping[str, Variant] = {
             kind="network",
             paper="the fine-tuned backbone itself",
             heads=heads(),
+            quick_heads=heads(),
         ),
         Variant(
             name="svm",
@@ -263,6 +302,7 @@ VARIANTS: Mapping[str, Variant] = {
             kind="svm",
             paper="SENet + SVM",
             svms=svms(),
+            quick_svms=svms(costs=(0.01, 1.0), gammas=(1.0,)),
             knobs=("kernels", "selected"),
         ),
         Variant(
@@ -271,6 +311,7 @@ VARIANTS: Mapping[str, Variant] = {
             kind="network",
             paper="SENet + additional hidden layers with diverse feature-vector sizes",
             heads=heads(hidden=((512,), (1024,), (1024, 256))),
+            quick_heads=heads(hidden=((128,), (32,), (128, 32))),
             knobs=("hidden",),
         ),
         Variant(
@@ -279,10 +320,71 @@ VARIANTS: Mapping[str, Variant] = {
             kind="network",
             paper="SENet-D: feature selection combined with dropout",
             heads=heads(selected=(None, 512), hidden=((512,), (256,)), rates=(0.5, 0.2)),
+            quick_heads=heads(selected=(None, 256), hidden=((64,),), rates=(0.5, 0.2)),
             knobs=("hidden", "rates", "selected"),
         ),
     )
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """What is tried: heads of a network, or support vector machines; the other is empty."""
+
+    heads: tuple[HeadChoice, ...] = ()
+    svms: tuple[SvmChoice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a user puts in the place of a grid's own values; None leaves them."""
+
+    selected: tuple[int | None, ...] | None = None
+    selectors: tuple[str, ...] | None = None
+    hidden: tuple[tuple[int, ...], ...] | None = None
+    rates: tuple[float, ...] | None = None
+    kernels: tuple[Literal["linear", "rbf"], ...] | None = None
+
+
+def candidates(variant: Variant, grid: str = "full", wanted: Wanted | None = None) -> Candidates:
+    """Give a variant's candidates in a grid, every combination anew where `wanted` changes a value.
+
+    Raises UsageError for an unknown grid or selector, and for selectors with nothing to select.
+    """
+    wanted = wanted or Wanted()
+    if grid not in GRIDS:
+        raise unknown("grid", grid, GRIDS)
+    for name in wanted.selectors or ():
+        if name not in SELECTOR_NAMES:
+            raise unknown("selector", name, SELECTOR_NAMES)
+    own_heads, own_svms = (variant.heads, variant.svms) if grid == "full" else (variant.quick_heads, variant.quick_svms)
+    counts = wanted.selected or [*(h.selected for h in own_heads), *(s.selected for s in own_svms)]
+    if wanted.selectors and not any(counts):
+        raise UsageError(
+            f"--select-by says how to select, but --variant {variant.name} keeps all features here",
+            "Say how many with --select 256, for --variant svm or dropout",
+        )
+    if wanted == Wanted():
+        return Candidates(heads=own_heads, svms=own_svms)
+    if variant.kind == "network":
+        return Candidates(
+            heads=heads(
+                selected=wanted.selected or dict.fromkeys(h.selected for h in own_heads),
+                selectors=wanted.selectors or dict.fromkeys(h.by for h in own_heads),
+                hidden=wanted.hidden or dict.fromkeys(h.hidden for h in own_heads),
+                rates=wanted.rates or dict.fromkeys(h.rate for h in own_heads),
+            )
+        )
+    return Candidates(
+        svms=svms(
+            selected=wanted.selected or dict.fromkeys(s.selected for s in own_svms),
+            selectors=wanted.selectors or dict.fromkeys(s.by for s in own_svms),
+            kernels=wanted.kernels or dict.fromkeys(s.kernel for s in own_svms),
+            costs=dict.fromkeys(s.c for s in own_svms),
+            gammas=dict.fromkeys(s.gamma for s in own_svms),
+        )
+    )
+
 
 # ---------------------------------------------------------------------------------------------------- image files
 

@@ -158,34 +158,46 @@ class Preprocessing:
 class HeadChoice:
     """One candidate of a network head: which features, which hidden widths, which dropout rate.
 
-    `selected` features (None: all) → each width in `hidden`, ReLU, dropout `rate` → classes.
+    `selected` features (None: all), the best by selector `by` → each width in `hidden`, ReLU, dropout `rate` → classes.
     """
 
     selected: int | None = None
     hidden: tuple[int, ...] = ()
     rate: float = 0.0
+    by: str = "anova"
 
     @property
     def title(self) -> str:
         """Say it in one line."""
         widths = "-".join(map(str, self.hidden)) or "none"
-        return f"features {self.selected or 'all'}, hidden {widths}, dropout {self.rate:g}"
+        return f"{_features(self.selected, self.by)}, hidden {widths}, dropout {self.rate:g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SvmChoice:
-    """One candidate of a support vector machine on scaled features; `gamma` is relative to 1 / feature count."""
+    """One candidate of a support vector machine on scaled features; `gamma` is relative to 1 / feature count.
+
+    `selected` features (None: all) are the best by selector `by`.
+    """
 
     selected: int | None = None
     kernel: Literal["linear", "rbf"] = "linear"
     c: float = 1.0
     gamma: float = 1.0
+    by: str = "anova"
 
     @property
     def title(self) -> str:
         """Say it in one line."""
         width = f", gamma {self.gamma:g}/features" if self.kernel == "rbf" else ""
-        return f"features {self.selected or 'all'}, {self.kernel} kernel, C {self.c:g}{width}"
+        return f"{_features(self.selected, self.by)}, {self.kernel} kernel, C {self.c:g}{width}"
+
+
+def _features(selected: int | None, by: str) -> str:
+    """Name kept features; two choices that can differ are never named alike, and ANOVA, the usual way, goes unsaid."""
+    if selected is None:
+        return "features all"
+    return f"features {selected}" if by == "anova" else f"features {selected} by {by}"
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

@@ -417,3 +417,17 @@ def _best(workspace: Workspace, runs: Sequence[RunFolder], manifest: str | None)
         )
     scored = [(score, i) for i, run in enumerate(fitting) if (score := validation_score(run)) is not None]
     return fitting[max(scored)[1]] if scored else fitting[-1]
+
+
+def reports_of(workspace: Workspace, run: str) -> list[str]:
+    """Name the reports of a run; `a-1` does not claim those of another run `a-1-2`."""
+    parts = ("test", "val")
+    if not workspace.reports_folder.is_dir():
+        return []
+    return sorted(
+        folder.name
+        for folder in workspace.reports_folder.iterdir()
+        if folder.name.startswith(f"{run}-")
+        and ((part := folder.name.removeprefix(f"{run}-")) in parts or part.startswith("external-"))
+        and (folder / "report.json").is_file()
+    )

@@ -61,6 +61,12 @@ MakeLab = Callable[..., Lab]
 
 
 @pytest.fixture(scope="session")
+def painter() -> Callable[[Path, int, int, int], str]:
+    """Give `paint`."""
+    return paint
+
+
+@pytest.fixture(scope="session")
 def make_lab() -> MakeLab:
     """Make a workspace of painted pictures under `root`: one group a class for each of `splits`, or `groups` in folds."""
 

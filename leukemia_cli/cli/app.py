@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from leukemia_cli import __version__
+from leukemia_cli.catalog import VARIANTS, find_variant
 from leukemia_cli.cli import options
 from leukemia_cli.cli.console import Console, ReaderGone
 from leukemia_cli.cli.options import Shared, with_shared
@@ -33,6 +34,7 @@ from leukemia_cli.workspace import (
     disk_errors,
     find_run,
     open_workspace,
+    read_json,
     run_at,
     validation_score,
     workspace_for,
@@ -296,6 +298,9 @@ def train(
     feature_sizes: Annotated[str | None, typer.Option(help="Hidden widths to choose from: 1024,512,1024-256.")] = None,
     dropout_rates: Annotated[str | None, typer.Option(help="Dropout rates to choose from: 0.2,0.4.")] = None,
     select: Annotated[str | None, typer.Option(help="Numbers of features to choose from: none,512.")] = None,
+    select_by: Annotated[
+        str | None, typer.Option(help=f"Ways to select them, to choose from: {options.selectors()}.")
+    ] = None,
     kernels: Annotated[str | None, typer.Option("--kernel", help="Kernels of --variant svm: linear,rbf.")] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run; latest will do.")
@@ -325,6 +330,9 @@ def train(
     ] = None,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints of fine-tuning.")] = 300.0,
+    false_alarm: Annotated[float, typer.Option(help="Share of familiar images that may be called novel.")] = 0.05,
+    risk: Annotated[float, typer.Option(help="Share of wrong answers, among those given, that is aimed at.")] = 0.05,
+    alpha: Annotated[float, typer.Option(help="Share of label sets that may lack the true class.")] = 0.1,
 ) -> None:
     """Train a classifier from the manifest and keep it as a run."""
     options.check_names(backbone, variant)
@@ -334,6 +342,7 @@ def train(
         "feature_sizes": options.listed(feature_sizes, "--feature-sizes", options.stack),
         "dropout_rates": options.listed(dropout_rates, "--dropout-rates", float),
         "selected": options.listed(select, "--select", options.count_or_none),
+        "selectors": options.listed(select_by, "--select-by", options.selector),
         "kernels": options.listed(kernels, "--kernel", options.kernel),
         "fold": options.folds(fold),
     }
@@ -365,7 +374,7 @@ def train(
             label_smoothing=label_smoothing, class_weights=class_weights, accumulate=accumulate, clip_norm=clip_norm,
             views=views, augment=augment, precision=precision, fit=fit, input_size_px=input_size,
             max_megapixels=max_megapixels, checkpoint_every_s=checkpoint_every, device=shared.device,
-            workers=shared.workers, seed=shared.seed, **options_of_variant,
+            workers=shared.workers, seed=shared.seed, false_alarm=false_alarm, risk=risk, alpha=alpha, **options_of_variant,
         )  # fmt: skip
         done = steps.train(workspace, manifest, settings, command=tuple(sys.argv), track=track, note=note)
     _report_run(shared, done.as_json())
@@ -451,11 +460,15 @@ def fit_svm(
         str | None, typer.Option("--kernel", help="Kernels to choose from (default linear,rbf).")
     ] = None,
     select: Annotated[str | None, typer.Option(help="Numbers of features to choose from (default none).")] = None,
+    select_by: Annotated[str | None, typer.Option(help=f"Ways to select them: {options.selectors()}.")] = None,
     views: Annotated[int, typer.Option(min=1, help="Views of each training image; a kept set has one.")] = 4,
     fit: Annotated[Literal["squash", "crop", "pad"], typer.Option(help="With --backbone, as in train.")] = "squash",
     input_size: Annotated[int | None, typer.Option(min=1, help="With --backbone, as in train.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images through the backbone at once.")] = 16,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
+    false_alarm: Annotated[float, typer.Option(help="As in train.")] = 0.05,
+    risk: Annotated[float, typer.Option(help="As in train.")] = 0.05,
+    alpha: Annotated[float, typer.Option(help="As in train.")] = 0.1,
 ) -> None:
     """Fit a support vector machine on features; the result is a run like any other."""
     if sum(given is not None for given in (features, run_wanted, backbone)) > 1:
@@ -468,6 +481,7 @@ def fit_svm(
     chosen: dict[str, Any] = {
         "kernels": options.listed(kernels, "--kernel", options.kernel),
         "selected": options.listed(select, "--select", options.count_or_none),
+        "selectors": options.listed(select_by, "--select-by", options.selector),
     }
     workspace, manifest = _opened(shared)
     found = None
@@ -479,7 +493,7 @@ def fit_svm(
     settings = FitSvmSettings(
         features=features, backbone=backbone, weights=weights, name=name, views=views, fit=fit, input_size_px=input_size,
         batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device, workers=shared.workers,
-        seed=shared.seed, **chosen,
+        seed=shared.seed, false_alarm=false_alarm, risk=risk, alpha=alpha, **chosen,
     )  # fmt: skip
     done = step(
         workspace, manifest, found, settings,
@@ -488,44 +502,241 @@ def fit_svm(
     _report_run(shared, done.as_json())
 
 
-@app.command(epilog="Example: leuk evaluate best")
+@app.command(epilog="Example: leuk evaluate best --min balanced_accuracy.low=0.9")
 @with_shared
 def evaluate(
     shared: Shared,
     run_wanted: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run (default: best).")] = None,
     split: Annotated[Literal["test", "val"], typer.Option(help="Which part to judge on.")] = "test",
+    external: Annotated[
+        str | None, typer.Option(metavar="NAME=SOURCE", help="Judge on images from elsewhere instead.")
+    ] = None,
+    layout: Annotated[str, typer.Option(help="Of --external, as in prepare.")] = "auto",
+    labels: Annotated[Path | None, typer.Option(help="Of --external, as in prepare.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Of --external, as in prepare.")] = None,
+    group_by: Annotated[str, typer.Option(help="Of --external, as in prepare.")] = "auto",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Of --external, as in prepare.")] = False,
+    minima: Annotated[
+        list[str] | None,
+        typer.Option("--min", metavar="METRIC[.low]=VALUE", help="Exit with 6 where the figure is lower; repeatable."),
+    ] = None,
+    maxima: Annotated[
+        list[str] | None,
+        typer.Option("--max", metavar="METRIC[.high]=VALUE", help="The same for errors: ece, brier, log_loss."),
+    ] = None,
+    pictures: Annotated[bool, typer.Option("--images/--no-images", help="Show images in report.html.")] = True,
+    heatmaps: Annotated[int, typer.Option(min=0, help="Draw so many heat-maps into the report.")] = 0,
     resamples: Annotated[int, typer.Option(min=1, help="Of the bootstrap behind the intervals.")] = 2000,
     batch_size: Annotated[int, typer.Option(min=1, help="Images through the backbone at once.")] = 16,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
 ) -> None:
     """Judge a run on images that it has not seen, with an interval on every number."""
-    workspace, manifest = _opened(shared)
-    found = _found(shared, workspace, run_wanted, manifest.fingerprint)
-    from leukemia_cli.steps.evaluate import EvaluateSettings
-    from leukemia_cli.steps.evaluate import evaluate as step
+    workspace, manifest = _opened(shared) if external is None else _opened_for_external(shared)
+    found = _found(shared, workspace, run_wanted, None if manifest is None else manifest.fingerprint)
+    from leukemia_cli.steps import evaluate as steps
 
-    settings = EvaluateSettings(
-        split=split, resamples=resamples, batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device,
-        workers=shared.workers, seed=shared.seed,
+    bars = [steps.Bar.read(text, "--min") for text in minima or ()]
+    bars += [steps.Bar.read(text, "--max") for text in maxima or ()]
+    settings = steps.EvaluateSettings(
+        split=split, external=external, layout=layout, labels=None if labels is None else str(labels),
+        label_column=label_column, group_by=group_by, skip_bad=skip_bad, bars=tuple(bars), pictures=pictures,
+        heatmaps=heatmaps, resamples=resamples, batch_size=batch_size, max_megapixels=max_megapixels,
+        device=shared.device, workers=shared.workers, seed=shared.seed,
     )  # fmt: skip
-    done = step(workspace, manifest, found, settings, track=shared.console.track, note=shared.console.note)
+    done = steps.evaluate(workspace, manifest, found, settings, track=shared.console.track, note=shared.console.note)
     report = done.as_json()
     if shared.console.as_json:
         shared.console.document(report)
-        return
+    else:
+        _show_report(shared, report)
+        shared.console.out(f"report: {done.folder / 'report.html'}")
+    if done.missed:
+        raise steps.some_missed(done.missed)
+
+
+def _opened_for_external(shared: Shared) -> tuple[Workspace, Manifest | None]:
+    """Open the workspace; images from elsewhere need no manifest in it."""
+    workspace = open_workspace(shared.workspace, create=False)
+    if not (workspace.manifest_folder / "manifest.json").exists():
+        return workspace, None
+    return _opened(shared)
+
+
+def _show_report(shared: Shared, report: dict[str, Any]) -> None:
     for line in report["warnings"]:
         shared.console.note(f"warning: {line}")
+    metrics = report["metrics"]
+    methods = list(dict.fromkeys(m["method"] for m in metrics.values()))
     rows = [
-        [name, _shown(m["value"]), _shown(m["low"]), _shown(m["high"]), str(m["n"]), str(m["groups"]), m["method"]]
-        for name, m in report["metrics"].items()
+        [
+            name,
+            _shown(m["value"]),
+            _shown(m["low"]),
+            _shown(m["high"]),
+            str(m["n"]),
+            str(m["groups"]),
+            f"({methods.index(m['method']) + 1})",
+        ]
+        for name, m in metrics.items()
     ]
     pooled = f", {report['folds']} folds pooled" if report["folds"] else ""
-    shared.console.table(
-        f"run {report['run']} on {report['split']}{pooled}",
-        ["metric", "value", "low", "high", "images", "groups", "interval"],
-        rows,
+    where = f"external {report['external']}" if report["external"] else report["split"]
+    headers = ["metric", "value", "low", "high", "images", "groups", "how"]
+    shared.console.table(f"run {report['run']} on {where}{pooled}", headers, rows)
+    for number, method in enumerate(methods, start=1):
+        shared.console.out(f"({number}) {method}")
+    drop, doubt = report["drop"], report["abstention"]
+    if drop is not None:
+        shared.console.out(
+            f"{drop['metric']}: {_with_ends(drop['external'])} here, {_with_ends(drop['internal'])} on the run's own test "
+            f"images, difference {_with_ends(drop['difference'])}"
+        )
+    if doubt["measured"]:
+        shared.console.out(
+            f"with abstention: {doubt['answered']} answered, {doubt['novel']} novel, {doubt['uncertain']} uncertain; "
+            f"accuracy of the answers {_with_ends(doubt['accuracy_answered'])}"
+        )
+
+
+def _with_ends(figure: dict[str, Any]) -> str:
+    ends = "no interval" if figure["low"] is None else f"{figure['low']:.3f} to {figure['high']:.3f}"
+    return f"{_shown(figure['value'])} ({ends}; {figure['n']} images, {figure['groups']} groups)"
+
+
+@app.command(epilog="Example: leuk report best --no-images")
+@with_shared
+def report(
+    shared: Shared,
+    run_wanted: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run (default: best).")] = None,
+    name: Annotated[
+        str | None, typer.Option("--of", help="test, val or external-NAME (default: every report of the run).")
+    ] = None,
+    pictures: Annotated[bool, typer.Option("--images/--no-images", help="Show images in report.html.")] = True,
+    max_megapixels: Annotated[float, typer.Option(help="Show no larger images.")] = 200.0,
+) -> None:
+    """Make the pages of a run's reports again from what is stored, with or without images; nothing is computed."""
+    workspace = open_workspace(shared.workspace, create=False)
+    manifest = _manifest_fingerprint(workspace)
+    found = _found(shared, workspace, run_wanted, manifest)
+    from leukemia_cli.steps.report import report as step
+
+    done = step(workspace, found, name, pictures=pictures, max_megapixels=max_megapixels, note=shared.console.note)
+    if shared.console.as_json:
+        shared.console.document({"run": found.id, "pages": [str(page) for page in done]})
+        return
+    for page in done:
+        shared.console.out(f"report: {page}")
+
+
+@app.command(
+    epilog="Example: leuk compare --backbones senet,resnext,inception --variants base,svm,hidden,dropout --repeats 3"
+)
+@with_shared
+def compare(
+    shared: Shared,
+    backbones: Annotated[
+        str, typer.Option(help=f"With commas between them: {options.backbones()}.")
+    ] = "inception,resnext,senet",
+    variants: Annotated[str, typer.Option(help=f"With commas between them. {options.variants()}.")] = ",".join(
+        VARIANTS
+    ),
+    protocol: Annotated[
+        Literal["grouped", "paper"],
+        typer.Option(help="paper: also split augmented copies at random, and show how much that flatters."),
+    ] = "grouped",
+    copies: Annotated[int, typer.Option(min=1, help="Augmented copies of each image (--protocol paper).")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Partitions into folds, the manifest's own first.")] = 3,
+    grid: Annotated[
+        Literal["quick", "full"], typer.Option(help="Which candidates to choose from; full is what train takes.")
+    ] = "quick",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run and about how long; do nothing.")
+    ] = False,
+    tune: Annotated[
+        Literal["head", "last-stage", "all"], typer.Option(help="How much is trained; head uses cached features.")
+    ] = "head",
+    weights: Annotated[str, typer.Option(help="auto (pretrained) or none (random), of every backbone.")] = "auto",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Most epochs, as in train.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step, as in train.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate, as in train.")] = None,
+    feature_sizes: Annotated[str | None, typer.Option(help="Hidden widths to choose from: 1024,512,1024-256.")] = None,
+    dropout_rates: Annotated[str | None, typer.Option(help="Dropout rates to choose from: 0.2,0.4.")] = None,
+    select: Annotated[str | None, typer.Option(help="Numbers of features to choose from: none,512.")] = None,
+    select_by: Annotated[str | None, typer.Option(help=f"Ways to select features: {options.selectors()}.")] = None,
+    kernels: Annotated[str | None, typer.Option("--kernel", help="Kernels of the SVM: linear,rbf.")] = None,
+    views: Annotated[int, typer.Option(min=1, help="Views of each training image, the plain one included.")] = 4,
+    fit: Annotated[Literal["squash", "crop", "pad"], typer.Option(help="As in train.")] = "squash",
+    input_size: Annotated[int | None, typer.Option(min=1, help="As in train.")] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Of the bootstrap behind the intervals.")] = 2000,
+    max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
+) -> None:
+    """Run the paper's table: backbones × variants over the manifest's grouped folds, every choice inside training."""
+    listed = options.listed(backbones, "--backbones", str) or ()
+    wanted = options.listed(variants, "--variants", str) or ()
+    for backbone in listed:
+        options.check_names(backbone, None)
+    for variant in wanted:
+        find_variant(variant)
+    chosen: dict[str, Any] = {
+        "feature_sizes": options.listed(feature_sizes, "--feature-sizes", options.stack),
+        "dropout_rates": options.listed(dropout_rates, "--dropout-rates", float),
+        "selected": options.listed(select, "--select", options.count_or_none),
+        "selectors": options.listed(select_by, "--select-by", options.selector),
+        "kernels": options.listed(kernels, "--kernel", options.kernel),
+    }
+    workspace, manifest = _opened(shared)
+    from leukemia_cli.learning.recipes import TrainSettings
+    from leukemia_cli.steps import compare as steps
+
+    settings = steps.CompareSettings(
+        backbones=listed, variants=wanted, protocol=protocol, copies=copies, repeats=repeats, resamples=resamples,
+        training=TrainSettings(
+            grid=grid, tune=tune, weights=weights, epochs=epochs, batch_size=batch_size, lr=lr, views=views, fit=fit,
+            input_size_px=input_size, max_megapixels=max_megapixels, device=shared.device, workers=shared.workers,
+            seed=shared.seed, **chosen,
+        ),
+    )  # fmt: skip
+    if dry_run:
+        _show_plan(shared, steps.plan_comparison(workspace, manifest, settings, note=shared.console.note).as_json())
+        return
+    done = steps.compare(
+        workspace, manifest, settings, command=tuple(sys.argv), track=shared.console.track, note=shared.console.note
     )
-    shared.console.out(f"report: {done.folder / 'report.md'}")
+    document = done.as_json()
+    if shared.console.as_json:
+        shared.console.document(document)
+        return
+    from leukemia_cli.reporting.comparison import (
+        comparison_finding,
+        comparison_notes,
+        comparison_rows,
+        comparison_warnings,
+    )
+
+    for line in comparison_warnings(done.document):
+        shared.console.note(f"warning: {line}")
+
+    headers, rows = comparison_rows(done.document)
+    shared.console.table(done.document["protocol_title"], headers, rows)
+    for line in (*comparison_notes(done.document), comparison_finding(done.document)):
+        shared.console.out(line)
+    shared.console.out(f"comparison: {done.folder / 'compare.html'}")
+
+
+def _show_plan(shared: Shared, plan: dict[str, Any]) -> None:
+    if shared.console.as_json:
+        shared.console.document(plan)
+        return
+    headers = ["backbone", "variant", "protocol", "candidates", "cells", "finished"]
+    shared.console.table(
+        f"{plan['cells']} cells, {plan['finished']} finished; nothing was run",
+        headers,
+        [[str(row[key]) for key in headers] for row in plan["rows"]],
+    )
+    parts = ["backbone", "views", "features_s", "fits_s", "tuning_s"]
+    rows = [[f"{e[key]:.0f}" if key.endswith("_s") else str(e[key]) for key in parts] for e in plan["estimates"]]
+    shared.console.table("still to do, estimated from a short measurement", parts, rows)
+    shared.console.out(f"about {plan['seconds']:.0f} s")
 
 
 @app.command(epilog="Example: leuk classify slide.png   or: find smears -name '*.png' | leuk classify - --format csv")
@@ -541,6 +752,12 @@ def classify(
         typer.Option("--format", help="Default: table on a terminal, csv elsewhere."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
+    abstain: Annotated[
+        bool, typer.Option(help="Say novel or uncertain rather than a label; the best guess is always given.")
+    ] = True,
+    heatmaps: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw where each image speaks for its label into this folder.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images through the network at once.")] = 16,
     max_megapixels: Annotated[float, typer.Option(help="Larger images become error rows.")] = 200.0,
 ) -> None:
@@ -560,8 +777,9 @@ def classify(
         console.out(text, end)
 
     settings = steps.ClassifySettings(
-        batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device, workers=shared.workers
-    )
+        abstain=abstain, heatmaps=heatmaps, batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device,
+        workers=shared.workers,
+    )  # fmt: skip
     failed, total = steps.write_findings(
         found,
         inputs,
@@ -586,13 +804,14 @@ def _classifying_run(shared: Shared, wanted: str | None) -> RunFolder:
     if at_path is not None:
         return at_path
     workspace = open_workspace(shared.workspace, create=False)
-    manifest = None
-    facts = workspace.manifest_folder / "manifest.json"
-    if wanted in (None, "best") and facts.exists():
-        from leukemia_cli.workspace import read_json
-
-        manifest = read_json(facts, "manifest").get("fingerprint")
+    manifest = _manifest_fingerprint(workspace) if wanted in (None, "best") else None
     return _found(shared, workspace, wanted, manifest)
+
+
+def _manifest_fingerprint(workspace: Workspace) -> str | None:
+    """Read the fingerprint of the manifest, None where there is none."""
+    facts = workspace.manifest_folder / "manifest.json"
+    return read_json(facts, "manifest").get("fingerprint") if facts.exists() else None
 
 
 @app.command(epilog="Example: leuk runs --workspace leuk-workspace")

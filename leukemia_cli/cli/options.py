@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from leukemia_cli.catalog import BACKBONES, VARIANTS, find_backbone, find_variant
+from leukemia_cli.catalog import BACKBONES, SELECTOR_NAMES, VARIANTS, find_backbone, find_variant, unknown
 from leukemia_cli.cli.console import Console
 from leukemia_cli.errors import DataError, UsageError
 
@@ -193,6 +193,18 @@ def kernel(text: str) -> Literal["linear", "rbf"]:
     if text == "rbf":
         return "rbf"
     raise ValueError(text)
+
+
+def selector(text: str) -> str:
+    """Read the name of a way to select features; raises UsageError with the nearest one."""
+    if text not in SELECTOR_NAMES:
+        raise unknown("selector", text, SELECTOR_NAMES)
+    return text
+
+
+def selectors() -> str:
+    """List what --select-by takes."""
+    return ", ".join(SELECTOR_NAMES)
 
 
 def backbones() -> str:

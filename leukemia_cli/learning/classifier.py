@@ -27,6 +27,7 @@ from leukemia_cli.domain import HeadChoice, Preprocessing, Task
 from leukemia_cli.errors import WorkspaceError
 from leukemia_cli.judging.calibration import softmax
 from leukemia_cli.learning.batches import Pixels
+from leukemia_cli.learning.doubt import Doubt, Thresholds
 from leukemia_cli.learning.features import Features, run_backbone, state_digest
 from leukemia_cli.learning.fitting import Scores
 from leukemia_cli.learning.machine import Machine, place
@@ -35,7 +36,7 @@ from leukemia_cli.learning.svm import Svm
 from leukemia_cli.learning.weights import BackboneSpec, rebuild_backbone
 from leukemia_cli.workspace import RunFolder, write_bytes
 
-MODEL_FILE, HEAD_FILE = "model.safetensors", "head.safetensors"
+MODEL_FILE, HEAD_FILE, DOUBT_FILE = "model.safetensors", "head.safetensors", "doubt.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,8 @@ class Member:
     calibrated_on: str | None
     """What the temperature was fitted on, with its counts; None where it was not fitted."""
     backbone: nn.Module | None
+    doubt: Doubt | None = None
+    """When it abstains; None where no images were left to fit that on."""
 
     def scores(self, features: Features) -> Scores:
         """Give uncalibrated scores (N, C) of feature vectors (N, D)."""
@@ -65,6 +68,7 @@ class Member:
             "calibrated_on": self.calibrated_on,
             "own_backbone": self.backbone is not None,
             "within": self.head.within,
+            "doubt": None if self.doubt is None else self.doubt.as_json(),
         }
         if isinstance(self.head, Svm):
             return {**shared, "kind": "svm", "kernel": self.head.kernel, "gamma": self.head.gamma}
@@ -84,6 +88,30 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What members make of n images: probabilities (n, C), calibrated and as they were, and novelty (n,) if they tell it."""
+
+    probabilities: Scores
+    uncalibrated: Scores
+    novelty: Scores | None
+
+
+def seen_by(members: Sequence[Member], features: Sequence[Features]) -> Seen:
+    """Give the means over members of what each makes of the same images by its own feature vectors (n, D)."""
+    scores = [member.scores(rows) for member, rows in zip(members, features, strict=True)]
+    doubts = [member.doubt for member in members]
+    novelty = None
+    if all(doubt is not None for doubt in doubts):
+        told = [d.novelty.scores(rows) for d, rows in zip(doubts, features, strict=True) if d is not None]
+        novelty = np.mean(told, axis=0)
+    return Seen(
+        probabilities=np.mean([softmax(s, m.temperature) for s, m in zip(scores, members, strict=True)], axis=0),
+        uncalibrated=np.mean([softmax(s) for s in scores], axis=0),
+        novelty=novelty,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Classifier:
     """A trained run on a machine, from images to a probability for each class of its task."""
 
@@ -95,19 +123,27 @@ class Classifier:
     members: tuple[Member, ...]
     machine: Machine
 
+    def look(self, views: Sequence[Pixels]) -> Seen:
+        """Give what all members together make of n plain views."""
+        shared = None if self.backbone is None else run_backbone(self.backbone, views, self.preprocessing, self.machine)
+        features = []
+        for member in self.members:
+            rows = shared
+            if member.backbone is not None:
+                rows = run_backbone(member.backbone, views, self.preprocessing, self.machine)
+            if rows is None:
+                raise ValueError("a member without a backbone in a run without a shared one")
+            features.append(rows)
+        return seen_by(self.members, features)
+
     def probabilities(self, views: Sequence[Pixels]) -> Scores:
         """Give probabilities (n, C) of n plain views: the mean over the members."""
-        shared = None if self.backbone is None else run_backbone(self.backbone, views, self.preprocessing, self.machine)
-        parts = []
-        for member in self.members:
-            features = shared
-            if member.backbone is not None:
-                features = run_backbone(member.backbone, views, self.preprocessing, self.machine)
-            if features is None:
-                raise ValueError("a member without a backbone in a run without a shared one")
-            parts.append(member.probabilities(features))
-        mean: Scores = np.mean(parts, axis=0)
-        return mean
+        return self.look(views).probabilities
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """Give what new images are held against; None where the run cannot tell doubt."""
+        return Thresholds.of([member.doubt for member in self.members])
 
     def member_of(self, fold: int) -> Member:
         """Give the member that did not see `fold`; raises WorkspaceError where there is none."""
@@ -146,12 +182,17 @@ def save_classifier(folder: Path, backbone: nn.Module | None, members: Sequence[
     if backbone is not None:
         keep(MODEL_FILE, prefixed("", backbone.state_dict()))
     heads: dict[str, Tensor] = {}
+    doubts: dict[str, Tensor] = {}
     for i, member in enumerate(members):
         heads |= prefixed(f"{i}.", member.tensors())
+        if member.doubt is not None:
+            doubts |= prefixed(f"{i}.", member.doubt.tensors())
         if member.backbone is not None:
             fold = None if backbone is None and len(members) == 1 else member.fold
             keep(backbone_file(fold), prefixed("", member.backbone.state_dict()))
     keep(HEAD_FILE, heads)
+    if doubts:
+        keep(DOUBT_FILE, doubts)
     return {"members": [member.as_json() for member in members], "files": digests}
 
 
@@ -186,6 +227,7 @@ def load_classifier(run: RunFolder, machine: Machine) -> Classifier:
                     temperature=float(facts_of_member["temperature"]),
                     calibrated_on=facts_of_member["calibrated_on"],
                     backbone=own,
+                    doubt=restore_doubt(facts_of_member["doubt"], files, i),
                 )
             )
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -201,6 +243,13 @@ def load_classifier(run: RunFolder, machine: Machine) -> Classifier:
         members=tuple(members),
         machine=machine,
     )
+
+
+def restore_doubt(
+    facts: Mapping[str, Any] | None, files: Mapping[str, Mapping[str, Tensor]], member: int
+) -> Doubt | None:
+    """Build a stored member's doubt again; raises KeyError, TypeError or ValueError where it does not fit its facts."""
+    return None if facts is None else Doubt.restored(facts, unprefixed(f"{member}.", files[DOUBT_FILE]))
 
 
 def _read(path: Path, digest: str) -> dict[str, Tensor]:

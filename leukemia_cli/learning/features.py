@@ -196,6 +196,10 @@ class Rows(Protocol):
         """Give the rows (n, V, D) of the images at `places`, in that order."""
         ...
 
+    def missing(self, views: Views) -> int:
+        """Count the views of all images that are still to be computed."""
+        ...
+
 
 class FrozenRows:
     """Rows of a manifest's images, computed once and then held in memory for every fold, variant and repeat."""
@@ -239,6 +243,11 @@ class FrozenRows:
             held.update(zip(missing, rows, strict=True))
         return np.stack([held[at] for at in places])
 
+    def missing(self, views: Views) -> int:
+        """Count the views of all images that are still to be computed."""
+        digests = {sample.sha256 for sample in self._samples}
+        return sum((digest, key) not in self._cache for digest in digests for key in views.keys)
+
 
 class CopyRows:
     """Rows of copies that stand in a list of their own: copy `i` is view `i % count` of image `i // count`."""
@@ -255,3 +264,7 @@ class CopyRows:
         row_of = {image: row for row, image in enumerate(images)}
         rows = self._images(images, self._views)
         return np.stack([rows[row_of[at // count], at % count] for at in places])[:, None]
+
+    def missing(self, views: Views) -> int:
+        """Count the copies of all images that are still to be computed."""
+        return self._images.missing(self._views)

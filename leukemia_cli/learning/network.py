@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -18,10 +19,19 @@ patient who was not in it, and would drown all others. Our choice."""
 
 
 class Head(nn.Module):
-    """Standardise → select → (linear, ReLU, dropout) for each hidden width → linear; (B, D) to (B, C) logits."""
+    """Standardise → select → (linear, ReLU, dropout) for each hidden width → linear; (B, D) to (B, C) logits.
+
+    Weights start as those of torch's linear layers do, drawn from `draws` (None: torch's own generator).
+    """
 
     def __init__(
-        self, choice: HeadChoice, feature_width: int, class_count: int, *, within: float = MOST_SPREADS
+        self,
+        choice: HeadChoice,
+        feature_width: int,
+        class_count: int,
+        *,
+        within: float = MOST_SPREADS,
+        draws: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.within = within
@@ -33,8 +43,8 @@ class Head(nn.Module):
         self.register_buffer("scale", torch.ones(feature_width))
         self.register_buffer("kept", torch.arange(kept))
         widths = (kept, *choice.hidden)
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
-        self.out = nn.Linear(widths[-1], class_count)
+        self.hidden = nn.ModuleList(_linear(a, b, draws) for a, b in itertools.pairwise(widths))
+        self.out = _linear(widths[-1], class_count, draws)
         self.rate = choice.rate
 
     def fit_features(self, features: NDArray[np.float32], kept: NDArray[np.int64]) -> None:
@@ -46,8 +56,8 @@ class Head(nn.Module):
 
     def standardise(self, features: Tensor) -> Tensor:
         """Give the features the hidden layers see: (B, D) to (B, kept)."""
-        scaled = ((features - self.mean) * self.scale)[:, self.kept]
-        return scaled.clamp(-self.within, self.within)
+        scaled = ((features - self.mean) * self.scale).clamp(-self.within, self.within)
+        return scaled if len(self.kept) == len(self.mean) else scaled[:, self.kept]
 
     def classify(self, standardised: Tensor) -> Tensor:
         """Give logits (B, C) from standardised features (B, kept)."""
@@ -75,6 +85,16 @@ class Head(nn.Module):
             )
         logits: NDArray[np.float64] = x @ value["out.weight"].T.astype(np.float64) + value["out.bias"]
         return logits
+
+
+def _linear(inputs: int, outputs: int, draws: torch.Generator | None) -> nn.Linear:
+    """Make a linear layer with values uniform within ±1/√inputs, as torch starts its own."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
+    bound = 1 / math.sqrt(inputs)
+    with torch.no_grad():
+        for value in (layer.weight, layer.bias):
+            value.uniform_(-bound, bound, generator=draws)
+    return layer
 
 
 class Network(nn.Module):
@@ -105,33 +125,6 @@ def hold_normalisation(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-
-
-def anova_f(features: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give the one-way ANOVA F of each feature; (N, D), (N,) to (D,). A feature that never varies gets 0.
-
-    Source: Fisher 1925; equals scikit-learn's f_classif, which gives NaN and a warning where ours gives 0.
-    """
-    wide = features.astype(np.float64)
-    classes = np.unique(labels)
-    grand = wide.mean(0)
-    between = np.zeros(wide.shape[1])
-    within = np.zeros(wide.shape[1])
-    for k in classes:
-        own = wide[labels == k]
-        between += len(own) * (own.mean(0) - grand) ** 2
-        within += ((own - own.mean(0)) ** 2).sum(0)
-    freedom = (len(classes) - 1, max(1, len(wide) - len(classes)))
-    ratio = np.where(between > 0, np.inf, 0.0)
-    np.divide(between / freedom[0], within / freedom[1], out=ratio, where=within > 0)
-    return ratio
-
-
-def keep_best(features: NDArray[np.float32], labels: NDArray[np.int64], count: int | None) -> NDArray[np.int64]:
-    """Give the indices, rising, of the `count` features with the highest F (None: of all)."""
-    if count is None or count >= features.shape[1]:
-        return np.arange(features.shape[1])
-    return np.sort(np.argsort(-anova_f(features, labels), kind="stable")[:count])
 
 
 def prefixed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from leukemia_cli.catalog import Variant, find_variant, heads, svms
-from leukemia_cli.domain import Fit, HeadChoice, SvmChoice, Tune
+from leukemia_cli.catalog import GRIDS, Wanted, candidates, find_variant, unknown
+from leukemia_cli.domain import Fit, Tune
 from leukemia_cli.errors import UsageError
 from leukemia_cli.learning.batches import Augmentation
+from leukemia_cli.learning.doubt import DoubtSettings
 from leukemia_cli.learning.fitting import FitSettings
 from leukemia_cli.learning.machine import Machine, Precision, choose_precision
 from leukemia_cli.learning.training import Recipe, TrainPlan
@@ -23,6 +24,7 @@ class TrainSettings:
 
     backbone: str = "senet"
     variant: str = "dropout"
+    grid: str = "full"
     name: str | None = None
     fold: int | Literal["all"] | None = None
     tune: Tune = "head"
@@ -30,6 +32,7 @@ class TrainSettings:
     feature_sizes: tuple[tuple[int, ...], ...] | None = None
     dropout_rates: tuple[float, ...] | None = None
     selected: tuple[int | None, ...] | None = None
+    selectors: tuple[str, ...] | None = None
     kernels: tuple[Literal["linear", "rbf"], ...] | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -48,11 +51,16 @@ class TrainSettings:
     input_size_px: int | None = None
     max_megapixels: float = 200.0
     checkpoint_every_s: float = 300.0
+    false_alarm: float = 0.05
+    risk: float = 0.05
+    alpha: float = 0.1
     device: str = "auto"
     workers: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.grid not in GRIDS:
+            raise unknown("grid", self.grid, GRIDS)
         for flag, value, least in (
             ("--epochs", self.epochs, 1),
             ("--batch-size", self.batch_size, 1),
@@ -95,30 +103,18 @@ def recipe_of(settings: TrainSettings) -> Recipe:
                 f"{flag} means nothing to --variant {variant.name}",
                 f"It takes {', '.join(takes)}" if takes else "Leave it out, or choose --variant hidden or dropout",
             )
-    return Recipe(
-        variant=variant.name, heads=_heads(variant, settings), svms=_svms(variant, settings), tune=settings.tune
+    tried = candidates(
+        variant,
+        settings.grid,
+        Wanted(
+            selected=settings.selected,
+            selectors=settings.selectors,
+            hidden=settings.feature_sizes,
+            rates=settings.dropout_rates,
+            kernels=settings.kernels,
+        ),
     )
-
-
-def _heads(variant: Variant, settings: TrainSettings) -> tuple[HeadChoice, ...]:
-    if variant.kind != "network":
-        return ()
-    return heads(
-        selected=settings.selected or dict.fromkeys(h.selected for h in variant.heads),
-        hidden=settings.feature_sizes or dict.fromkeys(h.hidden for h in variant.heads),
-        rates=settings.dropout_rates or dict.fromkeys(h.rate for h in variant.heads),
-    )
-
-
-def _svms(variant: Variant, settings: TrainSettings) -> tuple[SvmChoice, ...]:
-    if variant.kind != "svm":
-        return ()
-    return svms(
-        selected=settings.selected or dict.fromkeys(s.selected for s in variant.svms),
-        kernels=settings.kernels or dict.fromkeys(s.kernel for s in variant.svms),
-        costs=dict.fromkeys(s.c for s in variant.svms),
-        gammas=dict.fromkeys(s.gamma for s in variant.svms),
-    )
+    return Recipe(variant=variant.name, heads=tried.heads, svms=tried.svms, tune=settings.tune)
 
 
 def plan_of(settings: TrainSettings, machine: Machine) -> TrainPlan:
@@ -150,4 +146,5 @@ def plan_of(settings: TrainSettings, machine: Machine) -> TrainPlan:
         checkpoint_every_s=settings.checkpoint_every_s,
         max_megapixels=settings.max_megapixels,
         seed=settings.seed,
+        doubt=DoubtSettings(false_alarm=settings.false_alarm, risk=settings.risk, alpha=settings.alpha),
     )

@@ -68,6 +68,8 @@ def finish_run(
         warnings.append("weights none: the backbone was random before this training")
     if any(t.member.calibrated_on is None for t in trained):
         warnings.append("probabilities are uncalibrated: no images were left to calibrate on")
+    if any(t.member.doubt is None for t in trained):
+        warnings.append("the run cannot abstain: no images were left to fit its thresholds on")
     best_epochs = [t.best_epoch for t in trained if t.best_epoch is not None]
     facts = {
         **started,
@@ -78,6 +80,7 @@ def finish_run(
         "task_definition": manifest.task.as_json(),
         "manifest": manifest.fingerprint,
         "groups_source": manifest.groups_source,
+        **_training_counts(manifest),
         "backbone": loaded.spec.name,
         "backbone_spec": loaded.spec.as_json(),
         "preprocessing": loaded.preprocessing.as_json(),
@@ -120,6 +123,12 @@ def finish_run(
     write_json(folder / RUN_FILE, facts)
     shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
     return FinishedRun(folder=folder, facts=facts)
+
+
+def _training_counts(manifest: Manifest) -> dict[str, Any]:
+    """Count what the run was trained on; with folds every image trained all members but one."""
+    trained = [s for s in manifest.samples if manifest.folds is not None or s.split == "train"]
+    return {"training_images": len(trained), "training_groups": len({s.group for s in trained})}
 
 
 def _common(values: Sequence[Any]) -> Any:

@@ -6,11 +6,15 @@ candidate with the highest balanced accuracy is kept (of equals, the lowest cali
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -18,9 +22,12 @@ from leukemia_cli.data.splits import deal_folds
 from leukemia_cli.domain import HeadChoice, Sample, SvmChoice, Track, fingerprint, silent
 from leukemia_cli.errors import DataError
 from leukemia_cli.judging.calibration import fit_temperature
-from leukemia_cli.learning.fitting import Labels, Scores, cross_entropy, recall_mean
+from leukemia_cli.learning.fitting import Labels, Scores, cross_entropy, one_thread, recall_mean, undisturbed
 
 Choice = TypeVar("Choice", HeadChoice, SvmChoice)
+Done = TypeVar("Done")
+Fit: TypeAlias = Callable[[Choice, Callable[[], None]], tuple[Scores, int | None]]
+"""Fits a candidate and gives scores (n, C) and epochs (None for an SVM); may call its second argument at any time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,44 +115,135 @@ def choose(
     candidates: Sequence[Choice],
     holdouts: Sequence[Holdout],
     labels: Labels,
-    fit: Callable[[Choice, Holdout], tuple[Scores, int | None]],
+    prepare: Callable[[Holdout], Fit[Choice]],
     *,
     diary: Diary,
     stage: str,
     track: Track = silent,
+    workers: int = 1,
 ) -> Selection[Choice]:
-    """Score every candidate on every holdout and keep the best; `fit` gives the scores (n, C) of a holdout's other side.
+    """Score every candidate on every holdout and keep the best; `labels` (N,) are those of all samples.
 
-    `labels` (N,) are those of all samples, which holdouts index.
+    `prepare` gives, once for each holdout, the function that fits a candidate on it and scores its other side (n, C).
+    With several `workers` fits run in that many threads, of one core each; nothing that is given or written in the diary
+    depends on their number, but for the order of its lines.
     """
-    positions = tuple(i for holdout in holdouts for i in holdout.score)
-    truth = labels[list(positions)]
-    trials: list[Trial[Choice]] = []
-    kept: tuple[Trial[Choice], Scores] | None = None
-    for candidate in track(candidates, total=len(candidates), label=stage):
-        parts, epochs = [], []
-        for holdout in holdouts:
-            key = fingerprint([stage, candidate.title, holdout.fit, holdout.score])
-            known = diary.recall(key)
+    if not candidates:
+        raise ValueError("there is no candidate to choose from")
+    jobs = [
+        _Job(candidate=c, holdout=h, key=fingerprint([stage, candidates[c].title, holdouts[h].fit, holdouts[h].score]))
+        for first in range(0, len(holdouts), workers)  # few holdouts at a time: each holds its features meanwhile
+        for c in range(len(candidates))
+        for h in range(first, min(first + workers, len(holdouts)))
+    ]
+    missing = [job for job in jobs if diary.recall(job.key) is None]
+    sets = [_Prepared(prepare, holdout, sum(job.holdout == h for job in missing)) for h, holdout in enumerate(holdouts)]
+
+    def work(job: _Job, pulse: Callable[[], None]) -> tuple[Scores, int | None]:
+        with sets[job.holdout].fit() as fit:
+            return fit(candidates[job.candidate], pulse)
+
+    done: dict[tuple[int, int], tuple[Scores, int | None]] = {}
+    with _one_core_each(), contextlib.closing(_in_order(work, missing, workers)) as fits:
+        for job in track(jobs, total=len(jobs), label=stage):
+            known = diary.recall(job.key)
             if known is None:
-                scores, took = fit(candidate, holdout)
-                diary.keep(key, {"scores": scores.tolist(), "epochs": took})
+                scores, took = next(fits)
+                diary.keep(job.key, {"scores": scores.tolist(), "epochs": took})
             else:
                 scores, took = np.array(known["scores"], dtype=np.float64), known["epochs"]
-            parts.append(scores)
-            epochs.append(took)
-        pooled = np.concatenate(parts)
-        temperature = fit_temperature(pooled, truth)
-        trial = Trial(
-            choice=candidate,
-            balanced_accuracy=recall_mean(truth, pooled.argmax(1)),
-            log_loss=cross_entropy(truth, pooled / temperature),
-            epochs=None if epochs[0] is None else float(np.mean([e for e in epochs if e is not None])),
+            done[job.candidate, job.holdout] = (scores, took)
+    positions = tuple(i for holdout in holdouts for i in holdout.score)
+    truth = labels[list(positions)]
+    trials, pools = [], []
+    for c, candidate in enumerate(candidates):
+        pooled = np.concatenate([done[c, h][0] for h in range(len(holdouts))])
+        epochs = [took for h in range(len(holdouts)) if (took := done[c, h][1]) is not None]
+        trials.append(
+            Trial(
+                choice=candidate,
+                balanced_accuracy=recall_mean(truth, pooled.argmax(1)),
+                log_loss=cross_entropy(truth, pooled / fit_temperature(pooled, truth)),
+                epochs=float(np.mean(epochs)) if epochs else None,
+            )
         )
-        trials.append(trial)
-        rank = (trial.balanced_accuracy, -trial.log_loss)
-        if kept is None or rank > (kept[0].balanced_accuracy, -kept[0].log_loss):
-            kept = (trial, pooled)
-    if kept is None:
-        raise ValueError("there is no candidate to choose from")
-    return Selection(kept=kept[0], trials=tuple(trials), positions=positions, scores=kept[1])
+        pools.append(pooled)
+    best = max(range(len(trials)), key=lambda c: (trials[c].balanced_accuracy, -trials[c].log_loss))
+    return Selection(kept=trials[best], trials=tuple(trials), positions=positions, scores=pools[best])
+
+
+# ------------------------------------------------------------------------------------------------ several at a time
+
+
+class _Stopped(Exception):
+    """Ends a fit whose result nobody waits for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    candidate: int
+    holdout: int
+    key: str
+
+
+class _Prepared(Generic[Choice]):
+    """What a holdout's fits share: made by the first that asks, let go after the last."""
+
+    def __init__(self, prepare: Callable[[Holdout], Fit[Choice]], holdout: Holdout, uses: int) -> None:
+        self._prepare: Callable[[Holdout], Fit[Choice]] = prepare
+        self._holdout, self._left = holdout, uses
+        self._fit: Fit[Choice] | None = None
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def fit(self) -> Iterator[Fit[Choice]]:
+        with self._lock:
+            if self._fit is None:
+                self._fit = self._prepare(self._holdout)
+            fit = self._fit
+        yield fit
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                self._fit = None
+
+
+@contextlib.contextmanager
+def _one_core_each() -> Iterator[None]:
+    """Keep matrix products in one thread: fits beside each other would wait for each other's, and bits would differ."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with one_thread(), threadpool_limits(limits=1, user_api="blas"):
+        yield
+
+
+def _in_order(
+    work: Callable[[_Job, Callable[[], None]], Done], jobs: Sequence[_Job], workers: int
+) -> Generator[Done, None, None]:
+    """Do `work` on each job, up to `workers` at a time, and yield the results in the order of the jobs.
+
+    Closing it stops the fits that still run at their next pulse.
+    """
+    if workers == 1:
+        for job in jobs:
+            yield work(job, undisturbed)
+        return
+    stopped = threading.Event()
+
+    def pulse() -> None:
+        if stopped.is_set():
+            raise _Stopped
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="leuk-fit") as pool:
+        flying: collections.deque[Future[Done]] = collections.deque()
+        try:
+            for job in jobs:
+                flying.append(pool.submit(work, job, pulse))
+                if len(flying) >= 2 * workers:
+                    yield flying.popleft().result()
+            while flying:
+                yield flying.popleft().result()
+        finally:
+            stopped.set()
+            for future in flying:
+                future.cancel()

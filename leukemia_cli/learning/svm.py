@@ -6,7 +6,8 @@ calibration data; that never changes which class is highest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from leukemia_cli.domain import SvmChoice
 from leukemia_cli.learning.features import Features
-from leukemia_cli.learning.fitting import Labels, Scores
-from leukemia_cli.learning.network import MOST_SPREADS, keep_best
+from leukemia_cli.learning.fitting import Labels, Scores, undisturbed
+from leukemia_cli.learning.network import MOST_SPREADS
+from leukemia_cli.learning.selectors import Rankings
 
 Wide = NDArray[np.float64]
 
@@ -75,56 +77,76 @@ def squared_distances(a: Wide, b: Wide) -> Wide:
 
 
 class Kernels:
-    """Scaled features of one fitting set with its pairwise products, shared by every kernel, C and gamma tried on it."""
+    """Features (N, V, D) of one fitting set, each view a row, with the pairwise products that kernels are made of.
 
-    def __init__(self, features: Features, labels: Labels, selected: int | None) -> None:
-        wide = features.astype(np.float64)
-        self.mean = wide.mean(0)
-        spread = wide.std(0)
-        self.scale = 1.0 / np.where(spread > 1e-12, spread, 1.0)
-        self.kept = keep_best(features, labels, selected)
-        self.x: Wide = _standardised(wide, self.mean, self.scale, MOST_SPREADS)[:, self.kept]
-        self.labels = labels
-        self._products: Wide | None = None
+    Scaled once; ranked once by each selector, on plain views; multiplied once for each choice of features. Several threads
+    may fit on it at a time.
+    """
 
-    def _matrix(self, choice: SvmChoice) -> tuple[Wide, float]:
-        if self._products is None:
-            self._products = self.x @ self.x.T
-        if choice.kernel == "linear":
-            return self._products, 0.0
-        gamma = choice.gamma / self.x.shape[1]
-        squares = np.diag(self._products)
-        return np.exp(-gamma * np.maximum(squares[:, None] + squares[None, :] - 2 * self._products, 0.0)), gamma
+    def __init__(self, features: Features, labels: Labels) -> None:
+        self._labels = np.repeat(labels, features.shape[1])
+        self._rankings = Rankings(np.ascontiguousarray(features[:, 0]), labels)
+        wide = features.reshape(len(self._labels), -1).astype(np.float64)
+        self._mean = wide.mean(0)
+        wide -= self._mean
+        spread = np.sqrt(np.einsum("nd,nd->d", wide, wide) / len(wide))
+        self._scale = 1.0 / np.where(spread > 1e-12, spread, 1.0)
+        wide *= self._scale
+        self._x: Features = wide.clip(-MOST_SPREADS, MOST_SPREADS, out=wide).astype(np.float32)
+        self._products: dict[tuple[int | None, str], Features] = {}
+        self._lock = threading.Lock()
 
-    def fit(self, choice: SvmChoice, class_count: int) -> Svm:
-        """Fit one machine (two classes) or one for each class against the rest, classes weighted to equal say."""
+    def fit(self, choice: SvmChoice, class_count: int, pulse: Callable[[], None] = undisturbed) -> Svm:
+        """Fit one machine (two classes) or one for each class against the rest, classes weighted to equal say.
+
+        `pulse` is called before each machine, and what it raises ends the fit.
+        """
         from sklearn.svm import SVC
 
-        matrix, gamma = self._matrix(choice)
-        duals = np.zeros((1 if class_count == 2 else class_count, len(self.labels)))
+        kept = self._rankings.keep(choice.selected, choice.by)
+        x = self._x if len(kept) == self._x.shape[1] else self._x[:, kept]
+        matrix, gamma = self._matrix(choice, x)
+        duals = np.zeros((1 if class_count == 2 else class_count, len(self._labels)))
         intercepts = np.zeros(len(duals))
         for row in range(len(duals)):
-            target = self.labels == (1 if class_count == 2 else row)
+            target = self._labels == (1 if class_count == 2 else row)
             if target.all() or not target.any():
                 intercepts[row] = 1.0 if target.all() else -1.0
                 continue
+            pulse()
             machine = SVC(C=choice.c, kernel="precomputed", class_weight="balanced", cache_size=500)
             machine.fit(matrix, target)
             duals[row, machine.support_] = machine.dual_coef_[0]
             intercepts[row] = machine.intercept_[0]
+        used = np.flatnonzero(np.any(duals != 0, axis=0))
+        vectors, coefficients = x[used].astype(np.float64), duals[:, used]
         if choice.kernel == "linear":
-            vectors, coefficients = duals @ self.x, np.zeros((0, 0))
-        else:
-            used = np.flatnonzero(np.any(duals != 0, axis=0))
-            vectors, coefficients = self.x[used], duals[:, used]
+            vectors, coefficients = coefficients @ vectors, np.zeros((0, 0))
         return Svm(
             kernel=choice.kernel,
             gamma=gamma,
             within=MOST_SPREADS,
-            mean=self.mean,
-            scale=self.scale,
-            kept=self.kept,
+            mean=self._mean,
+            scale=self._scale,
+            kept=kept,
             vectors=vectors,
             coefficients=coefficients,
             intercepts=intercepts,
         )
+
+    def _matrix(self, choice: SvmChoice, x: Features) -> tuple[Wide, float]:
+        """Give the kernel matrix (N V, N V) and the gamma it was made with; libsvm computes in single precision too."""
+        key = (choice.selected, choice.by)
+        with self._lock:
+            if key not in self._products:
+                self._products[key] = x @ x.T
+        products = self._products[key]
+        if choice.kernel == "linear":
+            return products.astype(np.float64), 0.0
+        gamma = choice.gamma / x.shape[1]
+        squares = np.diag(products)
+        exponents = products * np.float32(2 * gamma)
+        exponents -= np.float32(gamma) * squares[:, None]
+        exponents -= np.float32(gamma) * squares
+        np.minimum(exponents, 0.0, out=exponents)
+        return np.exp(exponents, out=exponents).astype(np.float64), gamma

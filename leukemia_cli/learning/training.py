@@ -3,7 +3,8 @@
 Requirements met here:
 - Choices (width, feature count, rate, kernel, C, gamma, epochs) see training groups alone: the validation part, or grouped
   folds inside the training part where the manifest has folds. The test part or the outer fold is never read.
-- Temperatures come from the calibration part, or from out-of-fold scores of training; else they stay 1 and say so.
+- Temperatures and the thresholds of doubt come from the calibration part, or from out-of-fold scores of training; else
+  temperatures stay 1 and there is no doubt to tell, and the run says so.
 - Where groups are too few to choose, the recipe's first candidate is taken, and the run says so.
 - Finished fits and finished members are not done again after an interruption.
 """
@@ -11,7 +12,7 @@ Requirements met here:
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,18 @@ from leukemia_cli.errors import MachineError, UsageError
 from leukemia_cli.judging.calibration import fit_temperature, softmax
 from leukemia_cli.judging.intervals import plain_values
 from leukemia_cli.judging.metrics import METRICS
+from leukemia_cli.judging.novelty import fit_novelty
 from leukemia_cli.judging.predictions import Predictions
 from leukemia_cli.learning.batches import Augmentation
 from leukemia_cli.learning.checkpoints import read_checkpoint, write_checkpoint
-from leukemia_cli.learning.classifier import Member, restore_head
+from leukemia_cli.learning.classifier import DOUBT_FILE, Member, restore_doubt, restore_head
+from leukemia_cli.learning.doubt import Calibration, Doubt, DoubtSettings, fit_doubt
 from leukemia_cli.learning.features import Features, FrozenRows, Rows, Views
 from leukemia_cli.learning.finetuning import TuneSettings, fine_tune
-from leukemia_cli.learning.fitting import EpochScore, FitSettings, Labels, Scores, fit_head
+from leukemia_cli.learning.fitting import EpochScore, FitSettings, FittingSet, Labels, Scores, fit_head
 from leukemia_cli.learning.machine import Machine
 from leukemia_cli.learning.network import Network, prefixed, unprefixed
-from leukemia_cli.learning.selection import Diary, Holdout, Selection, Trial, choose, inner_holdouts
+from leukemia_cli.learning.selection import Diary, Fit, Holdout, Selection, Trial, choose, inner_holdouts
 from leukemia_cli.learning.svm import Kernels
 from leukemia_cli.learning.weights import LoadedBackbone
 
@@ -99,6 +102,8 @@ class TrainPlan:
     checkpoint_every_s: float
     max_megapixels: float
     seed: int
+    doubt: DoubtSettings | None
+    """The rates that thresholds of doubt are fitted to; None fits none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +278,11 @@ class Trainer:
         )
         return self._finish(part, member, choice, moved, selection, tuned.best_epoch, tuned.epochs, tuned=True)
 
+    def judge(self, trained: TrainedMember, places: Sequence[int]) -> Scores:
+        """Give the calibrated probabilities (n, C) of the plain views of the images at `places`."""
+        rows = self._features(places, Views(), trained.member.backbone).rows
+        return trained.member.probabilities(rows[:, 0])
+
     def svm_on(self, fold: int | None, backbone: torch.nn.Module | None, *, inner: bool) -> TrainedMember:
         """Fit only a support vector machine, on the features of `backbone` (None: the pretrained one)."""
         part = parts_of(self.manifest, fold)
@@ -300,28 +310,31 @@ class Trainer:
         if not holdouts and part.val:
             holdouts = (Holdout(fit=part.train, score=part.val),)
         view_count = self._svm_views(len(part.train), views.rows.shape[1])
-        shared: dict[tuple[Any, ...], Kernels] = {}
 
-        def kernels(places: Sequence[int], selected: int | None) -> Kernels:
-            rows = _rows(views, places)[:, :view_count]
-            labels = np.repeat(self.labels[list(places)], view_count)
-            return Kernels(rows.reshape(len(labels), -1), labels, selected)
+        def kernels(places: Sequence[int]) -> Kernels:
+            return Kernels(_rows(views, places)[:, :view_count], self.labels[list(places)])
 
-        def fit(choice: SvmChoice, holdout: Holdout) -> tuple[Scores, int | None]:
-            key = (holdout.fit, choice.selected)
-            if key not in shared:
-                shared[key] = kernels(holdout.fit, choice.selected)
-            machine = shared[key].fit(choice, self.class_count)
-            return machine.scores(_rows(plain, holdout.score)[:, 0]), None
+        def prepare(holdout: Holdout) -> Fit[SvmChoice]:
+            shared, held = kernels(holdout.fit), _rows(plain, holdout.score)[:, 0]
+            return lambda choice, pulse: (shared.fit(choice, self.class_count, pulse).scores(held), None)
 
         selection: Selection[SvmChoice] | None = None
         if holdouts:
             stage = "choosing the SVM" if part.fold is None else f"fold {part.fold}: choosing the SVM"
-            selection = choose(self.recipe.svms, holdouts, self.labels, fit, diary=diary, stage=stage, track=self.track)
+            selection = choose(
+                self.recipe.svms,
+                holdouts,
+                self.labels,
+                prepare,
+                diary=diary,
+                stage=stage,
+                track=self.track,
+                workers=self.machine.workers,
+            )
         choice = selection.kept.choice if selection else self.recipe.svms[0]
         if selection is None:
             self.note(f"{_where(part)}: too few groups to choose by; taking {choice.title}")
-        final = kernels(part.train, choice.selected)
+        final = kernels(part.train)
         member = Member(
             fold=part.fold,
             head=final.fit(choice, self.class_count),
@@ -365,22 +378,29 @@ class Trainer:
     def _choose_head(
         self, holdouts: Sequence[Holdout], views: _Kept, plain: _Kept, diary: Diary
     ) -> Selection[HeadChoice]:
-        def fit(choice: HeadChoice, holdout: Holdout) -> tuple[Scores, int | None]:
-            fitted = fit_head(
-                _rows(views, holdout.fit),
-                self.labels[list(holdout.fit)],
-                choice,
-                self.plan.head_fit,
-                class_count=self.class_count,
-                seed=self.plan.seed,
-                validation=(_rows(plain, holdout.score)[:, 0], self.labels[list(holdout.score)]),
-            )
-            if fitted.val_scores is None:
-                raise ValueError("a fit with validation gave no validation scores")
-            return fitted.val_scores, fitted.best_epoch
+        def prepare(holdout: Holdout) -> Fit[HeadChoice]:
+            held = (_rows(plain, holdout.score)[:, 0], self.labels[list(holdout.score)])
+            shared = FittingSet(_rows(views, holdout.fit), self.labels[list(holdout.fit)], held)
+
+            def fit(choice: HeadChoice, pulse: Callable[[], None]) -> tuple[Scores, int | None]:
+                fitted = shared.fit(
+                    choice, self.plan.head_fit, class_count=self.class_count, seed=self.plan.seed, pulse=pulse
+                )
+                if fitted.val_scores is None:
+                    raise ValueError("a fit with validation gave no validation scores")
+                return fitted.val_scores, fitted.best_epoch
+
+            return fit
 
         return choose(
-            self.recipe.heads, holdouts, self.labels, fit, diary=diary, stage="choosing the head", track=self.track
+            self.recipe.heads,
+            holdouts,
+            self.labels,
+            prepare,
+            diary=diary,
+            stage="choosing the head",
+            track=self.track,
+            workers=self.machine.workers,
         )
 
     # ------------------------------------------------------------------------------------------------ finishing
@@ -406,13 +426,9 @@ class Trainer:
         elif selection is not None and part.fold is not None and not tuned:
             temperature = fit_temperature(selection.scores, self.labels[list(selection.positions)])
             calibrated_on = f"out-of-fold scores of training, {self._counted(selection.positions)}"
-        member = Member(
-            fold=member.fold,
-            head=member.head,
-            temperature=temperature,
-            calibrated_on=calibrated_on,
-            backbone=member.backbone,
-        )
+        member = replace(member, temperature=temperature, calibrated_on=calibrated_on)
+        out_of_fold = selection if selection is not None and part.fold is not None and not tuned else None
+        member = replace(member, doubt=self._doubt(part, member, features, out_of_fold))
         validation: dict[str, float | None] = {name: None for name in METRICS}
         validated_on, count = None, 0
         if part.val:
@@ -442,6 +458,51 @@ class Trainer:
             trials=() if selection is None else tuple(_trial(t) for t in selection.trials),
             history=tuple({"fold": part.fold, "stage": "fine-tune" if tuned else "head", **asdict(e)} for e in epochs),
         )
+
+    def _doubt(
+        self,
+        part: Part,
+        member: Member,
+        features: _Kept,
+        selection: Selection[HeadChoice] | Selection[SvmChoice] | None,
+    ) -> Doubt | None:
+        """Fit when to abstain on the calibration part, or on `selection`, the out-of-fold scores of training."""
+        if self.plan.doubt is None or member.calibrated_on is None:
+            return None
+        try:
+            described = fit_novelty(_rows(features, part.train)[:, 0])
+        except ValueError as error:
+            self.note(f"warning: {_where(part)}: what is novel cannot be told: {error}")
+            return None
+        if part.calib:
+            places: Sequence[int] = part.calib
+            probabilities = member.probabilities(_rows(features, places)[:, 0])
+            strangeness = described.scores(_rows(features, places)[:, 0])
+        elif selection is not None:
+            places = selection.positions
+            probabilities = softmax(selection.scores, member.temperature)
+            holdouts = inner_holdouts(self.manifest.samples, part.train, most=INNER_FOLDS, seed=self.plan.seed)
+            told: dict[int, float] = {}
+            for holdout in holdouts:
+                known = fit_novelty(_rows(features, holdout.fit)[:, 0])
+                told.update(zip(holdout.score, known.scores(_rows(features, holdout.score)[:, 0]), strict=True))
+            strangeness = np.array([told[place] for place in places])
+        else:
+            return None
+        calibration = Calibration(
+            probabilities=probabilities,
+            labels=self.labels[list(places)],
+            groups=self._groups(places),
+            novelty=strangeness,
+            named=member.calibrated_on,
+        )
+        return fit_doubt(described, calibration, self.plan.doubt)
+
+    def _groups(self, places: Sequence[int]) -> tuple[str, ...] | None:
+        """Give the groups of images, None where they are unknown."""
+        if self.manifest.groups_source == "none":
+            return None
+        return tuple(self.manifest.samples[i].group for i in places)
 
     def _metrics(self, probabilities: Scores, places: Sequence[int]) -> dict[str, float | None]:
         return plain_values(
@@ -493,6 +554,8 @@ class Trainer:
         tensors = prefixed("head.", trained.member.tensors())
         if trained.member.backbone is not None:
             tensors |= prefixed("backbone.", trained.member.backbone.state_dict())
+        if trained.member.doubt is not None:
+            tensors |= prefixed("doubt.0.", trained.member.doubt.tensors())
         facts = {
             "member": trained.member.as_json(),
             **{k: getattr(trained, k) for k in trained.__slots__ if k != "member"},
@@ -518,6 +581,7 @@ class Trainer:
             temperature=stored["temperature"],
             calibrated_on=stored["calibrated_on"],
             backbone=backbone,
+            doubt=restore_doubt(stored["doubt"], {DOUBT_FILE: unprefixed("doubt.", tensors)}, 0),
         )
         for name in ("trials", "history"):
             facts[name] = tuple(facts[name])

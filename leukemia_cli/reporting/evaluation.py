@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypedDict
 
 from leukemia_cli.judging.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
-from leukemia_cli.judging.evaluation import Evaluation
+from leukemia_cli.judging.comparison import Difference
+from leukemia_cli.judging.curves import Bin, Curve
+from leukemia_cli.judging.evaluation import AbstentionFigures, Curves, Evaluation, LabelSetFigures
+from leukemia_cli.judging.intervals import Estimate
 from leukemia_cli.judging.metrics import METRICS
 from leukemia_cli.judging.predictions import Predictions
 
@@ -34,7 +37,7 @@ class ReportContext:
     `folds` is their number where out-of-fold predictions were pooled. `test_looks` counts the evaluations of this test
     split, this one included. `temperatures` has one for each member of the run; `fitted_on` is None where scores were not
     calibrated.
-    `abstention_reason` says why abstention was not measured. `facts` are further scalars, kept under their own key.
+    `facts` are further scalars, kept under their own key.
     """
 
     run: str
@@ -51,13 +54,72 @@ class ReportContext:
     test_looks: int = 1
     temperatures: tuple[float, ...] = ()
     fitted_on: str | None = None
-    abstention_reason: str = "this version does not measure abstention"
     seed: int | None = None
     leuk_version: str | None = None
     manifest: str | None = None
     created: str | None = None
     warnings: tuple[str, ...] = ()
     facts: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistake:
+    """An image that was told wrongly, and how sure that was."""
+
+    path: str
+    group: str
+    label: str
+    predicted: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What abstention was fitted to, for each member: thresholds of confidence and novelty, the rates asked for."""
+
+    least_confidence: tuple[float, ...]
+    novelty_threshold: tuple[float, ...]
+    risk: float
+    false_alarm: float
+    fitted_on: str
+    notes: tuple[str, ...] = ()
+    """Where a rate could not be reached on the calibration images, why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """The headline metric here and on the run's own test images, and the difference: here minus there."""
+
+    metric: str
+    internal: Estimate
+    external: Estimate
+    difference: Difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What stands behind the figures; None, or empty, for what was not measured, with the reason beside it.
+
+    `before` are the metrics of uncalibrated probabilities. `choices`, `history` and `model` are JSON types from the run.
+    """
+
+    before: Mapping[str, Estimate] | None = None
+    reliability_before: tuple[Bin, ...] = ()
+    curves: Curves | None = None
+    abstention: AbstentionFigures | None = None
+    abstention_reason: str | None = "not measured"
+    rates: Rates | None = None
+    label_sets: LabelSetFigures | None = None
+    label_sets_reason: str | None = "not measured"
+    alpha: float | None = None
+    per: str | None = None
+    label_sets_say: str | None = None
+    choices: Sequence[Mapping[str, Any]] = ()
+    history: Sequence[Mapping[str, Any]] = ()
+    mistakes: Sequence[Mistake] = ()
+    drop: Drop | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+    heatmaps: Mapping[str, Any] | None = None
 
 
 class Figure(TypedDict):
@@ -69,6 +131,7 @@ class Figure(TypedDict):
     n: int
     groups: int
     method: str
+    freedom: float | None
 
 
 class ClassRow(TypedDict):
@@ -97,13 +160,40 @@ class Calibration(TypedDict):
     ece: float | None
     brier: float | None
     log_loss: float | None
+    before: dict[str, Figure] | None
+    after: dict[str, Figure]
 
 
 class Abstention(TypedDict):
-    """Whether abstention was measured, and if not why."""
+    """What abstaining comes to; where it was not measured the figures are None and `reason` says why."""
 
     measured: bool
-    reason: str
+    reason: str | None
+    answered: int | None
+    novel: int | None
+    uncertain: int | None
+    coverage: Figure | None
+    accuracy_answered: Figure | None
+    accuracy_at_80: Figure | None
+    least_confidence: list[float]
+    novelty_threshold: list[float]
+    risk: float | None
+    false_alarm: float | None
+    fitted_on: str | None
+    notes: list[str]
+
+
+class LabelSetsFigures(TypedDict):
+    """How often label sets held the true class; where there are none, `reason` says why."""
+
+    measured: bool
+    reason: str | None
+    alpha: float | None
+    per: str | None
+    coverage: Figure | None
+    mean_size: float | None
+    sizes: dict[str, int]
+    says: str | None
 
 
 class Report(TypedDict):
@@ -126,6 +216,14 @@ class Report(TypedDict):
     confusion: Confusion
     calibration: Calibration
     abstention: Abstention
+    label_sets: LabelSetsFigures
+    curves: dict[str, Any] | None
+    choices: list[Any]
+    history: list[Any]
+    mistakes: list[dict[str, Any]]
+    drop: dict[str, Any] | None
+    model: dict[str, Any]
+    heatmaps: dict[str, Any] | None
     warnings: list[str]
     test_looks: int
     bootstrap: dict[str, float | int]
@@ -156,7 +254,7 @@ def is_random(weights: str) -> bool:
     return weights.strip().casefold().split(" ")[0] in ("none", "random")
 
 
-def as_report(evaluation: Evaluation, context: ReportContext) -> Report:
+def as_report(evaluation: Evaluation, context: ReportContext, evidence: Evidence | None = None) -> Report:
     """Give the content of report.json: JSON types only, never NaN; what is undefined is None.
 
     Raises ValueError where evaluation and context are not of the same classes, or a figure is not finite.
@@ -165,6 +263,7 @@ def as_report(evaluation: Evaluation, context: ReportContext) -> Report:
         raise ValueError(f"evaluated classes {list(evaluation.classes)} are not the task's {list(context.classes)}")
     if context.whole_class_count < len(context.classes):
         raise ValueError(f"{len(context.classes)} classes are no subset of {context.whole_class_count}")
+    evidence = evidence or Evidence()
     report = Report(
         schema_version=SCHEMA_VERSION,
         run=context.run,
@@ -178,17 +277,7 @@ def as_report(evaluation: Evaluation, context: ReportContext) -> Report:
         groups_source=evaluation.groups_source,
         groups_per_class={name: figures.groups for name, figures in evaluation.per_class.items()},
         positive=evaluation.positive,
-        metrics={
-            name: Figure(
-                value=estimate.value,
-                low=estimate.low,
-                high=estimate.high,
-                n=estimate.n,
-                groups=estimate.groups,
-                method=estimate.method,
-            )
-            for name, estimate in evaluation.metrics.items()
-        },
+        metrics={name: _figure(estimate) for name, estimate in evaluation.metrics.items()},
         per_class={
             name: ClassRow(
                 precision=figures.precision,
@@ -207,8 +296,27 @@ def as_report(evaluation: Evaluation, context: ReportContext) -> Report:
             ece=evaluation.metrics["ece"].value,
             brier=evaluation.metrics["brier"].value,
             log_loss=evaluation.metrics["log_loss"].value,
+            before=None
+            if evidence.before is None
+            else {name: _figure(evidence.before[name]) for name in CALIBRATION_METRICS},
+            after={name: _figure(evaluation.metrics[name]) for name in CALIBRATION_METRICS},
         ),
-        abstention=Abstention(measured=False, reason=context.abstention_reason),
+        abstention=_abstention(evidence),
+        label_sets=_label_sets(evidence),
+        curves=_curves(evidence),
+        choices=[dict(choice) for choice in evidence.choices],
+        history=[dict(epoch) for epoch in evidence.history],
+        mistakes=[asdict(mistake) for mistake in evidence.mistakes],
+        drop=None
+        if evidence.drop is None
+        else {
+            "metric": evidence.drop.metric,
+            "internal": _figure(evidence.drop.internal),
+            "external": _figure(evidence.drop.external),
+            "difference": _figure(evidence.drop.difference),
+        },
+        model=dict(evidence.model),
+        heatmaps=None if evidence.heatmaps is None else dict(evidence.heatmaps),
         warnings=_warnings(evaluation, context),
         test_looks=context.test_looks,
         bootstrap={"resamples": evaluation.resamples, "level": evaluation.level, "seed": evaluation.seed},
@@ -226,6 +334,90 @@ def as_report(evaluation: Evaluation, context: ReportContext) -> Report:
     return report
 
 
+CALIBRATION_METRICS = ("ece", "brier", "log_loss")
+
+
+def _figure(estimate: Estimate | Difference) -> Figure:
+    return Figure(
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        n=estimate.n,
+        groups=estimate.groups,
+        method=estimate.method,
+        freedom=estimate.freedom,
+    )
+
+
+def _abstention(evidence: Evidence) -> Abstention:
+    figures, rates = evidence.abstention, evidence.rates
+    measured = figures is not None and rates is not None
+    return Abstention(
+        measured=measured,
+        reason=None if measured else evidence.abstention_reason,
+        answered=figures.answered if figures and measured else None,
+        novel=figures.novel if figures and measured else None,
+        uncertain=figures.uncertain if figures and measured else None,
+        coverage=_figure(figures.coverage) if figures and measured else None,
+        accuracy_answered=_figure(figures.accuracy_answered) if figures and measured else None,
+        accuracy_at_80=None if figures is None else _figure(figures.accuracy_at_80),
+        least_confidence=[] if rates is None else list(rates.least_confidence),
+        novelty_threshold=[] if rates is None else list(rates.novelty_threshold),
+        risk=None if rates is None else rates.risk,
+        false_alarm=None if rates is None else rates.false_alarm,
+        fitted_on=None if rates is None else rates.fitted_on,
+        notes=[] if rates is None else list(rates.notes),
+    )
+
+
+def _label_sets(evidence: Evidence) -> LabelSetsFigures:
+    figures = evidence.label_sets
+    return LabelSetsFigures(
+        measured=figures is not None,
+        reason=None if figures is not None else evidence.label_sets_reason,
+        alpha=evidence.alpha,
+        per=evidence.per,
+        coverage=None if figures is None else _figure(figures.coverage),
+        mean_size=None if figures is None else figures.mean_size,
+        sizes={} if figures is None else {str(size): count for size, count in figures.sizes.items()},
+        says=evidence.label_sets_say,
+    )
+
+
+def _curves(evidence: Evidence) -> dict[str, Any] | None:
+    curves = evidence.curves
+    if curves is None:
+        return None
+    risk = curves.risk_coverage
+    return {
+        "roc": {name: _curve(curve) for name, curve in curves.roc.items()},
+        "precision_recall": {name: _curve(curve) for name, curve in curves.precision_recall.items()},
+        "reliability": {
+            "before": [asdict(b) for b in evidence.reliability_before],
+            "after": [asdict(b) for b in curves.reliability],
+        },
+        "risk_coverage": {
+            **_curve(Curve(x=risk.coverage, y=risk.error, low=risk.low, high=risk.high, method=risk.method)),
+            "area": risk.area,
+        },
+    }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    """Round to five digits after the point: finer than a picture shows, and a third of the bytes."""
+
+    def rounded(values: Any) -> list[float] | None:
+        return None if values is None else [round(float(v), 5) for v in values]
+
+    return {
+        "x": rounded(curve.x),
+        "y": rounded(curve.y),
+        "low": rounded(curve.low),
+        "high": rounded(curve.high),
+        "method": curve.method,
+    }
+
+
 def _warnings(evaluation: Evaluation, context: ReportContext) -> list[str]:
     found = []
     if is_random(context.weights):
@@ -240,8 +432,8 @@ def _warnings(evaluation: Evaluation, context: ReportContext) -> list[str]:
         found.append("these are the images that choices were made on: the estimate is optimistic")
     if context.test_looks > 1:
         found.append(
-            f"the test split has been looked at {context.test_looks} times: "
-            "a figure picked from several looks is optimistic"
+            f"{'these images have' if context.external else 'the test split has'} been looked at {context.test_looks} "
+            "times: a figure picked from several looks is optimistic"
         )
     for bound in sorted({LEAST_TEMPERATURE, MOST_TEMPERATURE} & set(context.temperatures)):
         found.append(
@@ -275,6 +467,7 @@ def as_markdown(report: Report) -> str:
         f"**{RESEARCH_USE}**",
         *_warning_block(report),
         _about(report),
+        *_drop_lines(report),
         "## Figures",
         _table(
             ("Metric", "Value", f"{level} interval", "Images", "Groups", "How"),
@@ -308,10 +501,7 @@ def as_markdown(report: Report) -> str:
         ),
         "## Calibration and abstention",
         _calibration_line(report),
-        (
-            "The figures above count every image: no abstention."
-            + ("" if report["abstention"]["measured"] else f" Abstention: {_text(report['abstention']['reason'])}.")
-        ),
+        *_abstention_lines(report),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -389,6 +579,54 @@ def _calibration_line(report: Report) -> str:
         shown = ", ".join(f"{value:.3g}" for value in dict.fromkeys(calibration["temperatures"]))
         how = f"Temperature {shown}, fitted on {_text(calibration['fitted_on'])}"
     return f"{how}. On these {counts_of(report)}: {figures}."
+
+
+def _drop_lines(report: Report) -> list[str]:
+    drop = report["drop"]
+    if drop is None:
+        return []
+    title = METRICS[drop["metric"]].title.lower()
+    return [
+        f"**{title.capitalize()} here {_said(report, drop['external'])}; on the run's own test images "
+        f"{_said(report, drop['internal'])}. Difference {_said(report, drop['difference'], sign=True)}.**"
+    ]
+
+
+def _said(report: Report, figure: Mapping[str, Any], *, sign: bool = False) -> str:
+    """Say a figure with its interval and counts in running text."""
+    value = "–" if figure["value"] is None else f"{figure['value']:+.3f}" if sign else f"{figure['value']:.3f}"
+    form = "+.3f" if sign else ".3f"
+    ends = (
+        f" ({100 * report['bootstrap']['level']:g} % interval {figure['low']:{form}} to {figure['high']:{form}})"
+        if figure["low"] is not None
+        else f" (no interval: {_text(figure['method'].removeprefix('no interval: '))})"
+    )
+    counted_in = "" if sign else f", {figure['n']} images, {_groups(report, figure['groups'])} groups"
+    return f"{value}{ends}{counted_in}"
+
+
+def _abstention_lines(report: Report) -> list[str]:
+    a, sets = report["abstention"], report["label_sets"]
+    lines = ["The figures above count every image: no abstention."]
+    if a["measured"] and a["coverage"] is not None and a["accuracy_answered"] is not None:
+        lines.append(
+            f"With abstention {a['answered']} images are answered, {a['novel']} are novel and {a['uncertain']} uncertain: "
+            f"share answered {_said(report, a['coverage'])}; accuracy of the answers "
+            f"{_said(report, a['accuracy_answered'])}. Thresholds: fitted on {_text(a['fitted_on'] or '')}."
+        )
+        lines += [f"Note: {_text(note)}." for note in a["notes"]]
+    else:
+        lines.append(f"Abstention: {_text(a['reason'] or 'not measured')}.")
+    if a["accuracy_at_80"] is not None:
+        lines.append(f"Accuracy of the most confident 80 %: {_said(report, a['accuracy_at_80'])}.")
+    if sets["measured"] and sets["coverage"] is not None and sets["alpha"] is not None:
+        lines.append(
+            f"Label sets at an error rate of {100 * sets['alpha']:g} %: coverage {_said(report, sets['coverage'])}, "
+            f"mean size {_number(sets['mean_size'])}. {_text(sets['says'] or '')}"
+        )
+    else:
+        lines.append(f"Label sets: {_text(sets['reason'] or 'not measured')}.")
+    return ["\n\n".join(lines)]
 
 
 def _groups(report: Report, count: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,21 +14,28 @@ Scalar = str | float | int | None
 class Finding:
     """What was found for one input: `label` is the best guess, `scores` (C,) the probabilities in the order of `classes`.
 
-    With `decision` "error" there is no label and `error` says why. `reason`, `label_set`, `novelty` and `cells` are empty
-    until abstention, novelty and cells are measured.
+    With `decision` "error" there is no label and `error` says why; with "abstain" `reason` does. `label_set` is None where
+    no rate of errors can be promised (in a row its classes are joined by `|`), `novelty` and its threshold where the run
+    cannot tell it; `cells` until cells are found.
     """
 
     path: str
     classes: tuple[str, ...]
     label: str | None
     decision: Literal["label", "abstain", "error"]
+    reason: Literal["novel", "uncertain"] | None = None
     confidence: float | None
     scores: tuple[float, ...] | None
+    label_set: tuple[str, ...] | None = None
+    novelty: float | None = None
+    novelty_threshold: float | None = None
     unit: str
     run: str
     engine: str
     precision: str
     error: str | None
+    novel_kind: Literal["like-a-smear", "unlike-a-smear"] | None = None
+    """Of a novel image: whether its colours are those of a stained smear, of another laboratory maybe."""
 
     def as_row(self) -> dict[str, Scalar]:
         """Give the documented columns in order."""
@@ -36,18 +44,19 @@ class Finding:
             "path": self.path,
             "label": self.label,
             "decision": self.decision,
-            "reason": None,
+            "reason": self.reason,
             "confidence": self.confidence,
             **{f"score_{name}": score for name, score in zip(self.classes, scores, strict=True)},
-            "label_set": None,
-            "novelty": None,
-            "novelty_threshold": None,
+            "label_set": None if self.label_set is None else "|".join(self.label_set),
+            "novelty": self.novelty,
+            "novelty_threshold": self.novelty_threshold,
             "unit": self.unit,
             "cells": None,
             "run": self.run,
             "engine": self.engine,
             "precision": self.precision,
             "error": self.error,
+            "novel_kind": self.novel_kind,
         }
 
 
@@ -60,13 +69,14 @@ def columns(classes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(blank.as_row())
 
 
-def csv_line(cells: tuple[Scalar, ...] | list[Scalar]) -> str:
+def csv_line(cells: Sequence[Scalar]) -> str:
     """Give one CSV line with its end; None is an empty cell."""
-    return ",".join(_cell("" if cell is None else str(cell)) for cell in cells) + "\n"
+    return ",".join(map(_cell, cells)) + "\n"
 
 
-def _cell(text: str) -> str:
+def _cell(cell: Scalar) -> str:
     """Quote a cell that needs it; csv.writer before Python 3.13 leaves a lone carriage return as it is."""
+    text = "" if cell is None else str(cell)
     return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
 
 

@@ -1,28 +1,220 @@
-"""Pictures are SVG text written here, so that a report needs no plotting library and no font of its own."""
+"""Pictures are SVG text written here, so that a report needs no plotting library and no font of its own.
+
+A picture stands alone in the light colours, and takes the colours of a page it lies in: each mark has a plain colour and a
+class, and the style sheet of a page goes before plain colours.
+"""
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Sequence
-from html import escape
+from hashlib import blake2b
 
-WIDTH_PX = 480
+from leukemia_cli.reporting.html import FONT, LIGHT, Markup, counts, escaped
 
-_FONT = "Helvetica, Arial, 'DejaVu Sans', sans-serif"
-_INK, _PALE, _GRID, _PAPER = "#1a1a1a", "#5a5a5a", "#d5d9de", "#ffffff"
-_LIGHTEST, _DARKEST = (247, 250, 253), (8, 64, 129)
-# Where dark and white text stand out from the shade equally well, at a contrast above 4.
-_INK_UNTIL = 0.67
-_MARGIN_PX = 12
-_NAME_SIZE_PX = 12
-# Mean advance of a capital in common sans-serif faces, in shares of the font size: wide enough that names fit.
-_ADVANCE = 0.68
+# A phone of 390 px leaves 362 for a picture: text of 13 in a width of 420 is then 11 px high.
+WIDTH_PX = 420
+SIZE_PX = 13
+TITLE_PX = 14
+MARGIN_PX = 8
+LINE_PX = 17
+
+SHAPES = ("circle", "square", "triangle", "diamond", "cross", "plus")
+DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2", "1 2")
+SERIES_COUNT = len(LIGHT.series)
+
+_TONES = {
+    "ink": LIGHT.ink,
+    "pale": LIGHT.pale,
+    "paper": LIGHT.paper,
+    "shade": LIGHT.shade,
+    "bar": LIGHT.rule,
+    "rule": LIGHT.rule,
+    **{f"s{i}": colour for i, colour in enumerate(LIGHT.series)},
+}
+
+
+# ---------------------------------------------------------------------------------- how wide text is
+
+
+def width_of(text: str, size: float = SIZE_PX) -> float:
+    """Estimate the width of text from above: what is estimated to fit, fits in common sans-serif faces."""
+    return size * sum(map(_advance, text))
+
+
+def _advance(mark: str) -> float:
+    """Give the advance in shares of the font size; the values are those of DejaVu Sans, the widest in common use."""
+    if unicodedata.category(mark) in ("Mn", "Me", "Cf"):
+        return 0.0
+    if unicodedata.east_asian_width(mark) in ("W", "F") or ord(mark) > 0xFFFF:
+        return 1.2
+    if mark in " .,:;|!'ijlI":
+        return 0.36
+    if mark in "mwMW@%—…":
+        return 1.0
+    return 0.8 if mark.isupper() else 0.66
+
+
+def shortened(text: str, width: float, size: float = SIZE_PX) -> str:
+    """Keep both ends of a text that is too wide, since names that begin alike are told apart by their ends."""
+    text = " ".join(text.split())
+    if width_of(text, size) <= width:
+        return text
+    for kept in range(min(len(text), int(width / size / 0.3)), 1, -1):
+        tail = kept // 2
+        tried = f"{text[: kept - tail].rstrip()}…{text[len(text) - tail :].lstrip()}"
+        if width_of(tried, size) <= width:
+            return tried
+    return "…"
+
+
+# ---------------------------------------------------------------------------------- drawing
+
+
+class Drawing:
+    """SVG built mark by mark; coordinates are pixels from the upper left corner, `tone` is a colour by its purpose."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        size: float = SIZE_PX,
+        anchor: str = "start",
+        tone: str = "ink",
+        bold: bool = False,
+        turned: bool = False,
+        full: str | None = None,
+    ) -> None:
+        """Write text with its base line at y; `turned` reads upwards, `full` is what shortened text was."""
+        where = f'transform="translate({x:.1f} {y:.1f}) rotate(-90)"' if turned else f'x="{x:.1f}" y="{y:.1f}"'
+        whole = f"<title>{escaped(full)}</title>" if full is not None and full != text else ""
+        weight = ' font-weight="600"' if bold else ""
+        self._parts.append(
+            f'<text {where} font-size="{size:g}" text-anchor="{anchor}" {_fill(tone)}{weight}>{whole}{escaped(text)}</text>'
+        )
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, *, tone: str = "rule", width: float = 1) -> None:
+        """Draw a straight line."""
+        self._parts.append(
+            f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" {_stroke(tone)} stroke-width="{width:g}"/>'
+        )
+
+    def rect(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        *,
+        tone: str,
+        share: float = 1,
+        outlined: bool = False,
+    ) -> None:
+        """Fill a rectangle; `share` is how opaque."""
+        edge = f" {_stroke('rule')}" if outlined else ""
+        faint = f' fill-opacity="{share:.3g}"' if share < 1 else ""
+        self._parts.append(
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" {_both(tone, edge)}{faint}/>'
+        )
+
+    def path(self, points: Sequence[tuple[float, float]], *, tone: str, width: float = 2, dash: str = "") -> None:
+        """Join points by straight lines."""
+        dashed = f' stroke-dasharray="{dash}"' if dash else ""
+        self._parts.append(
+            f'<path d="{_through(points)}" fill="none" {_stroke(tone)} stroke-width="{width:g}"'
+            f' stroke-linejoin="round"{dashed}/>'
+        )
+
+    def area(self, points: Sequence[tuple[float, float]], *, tone: str, share: float) -> None:
+        """Fill the polygon through points."""
+        self._parts.append(f'<path d="{_through(points)}Z" {_fill(tone)} fill-opacity="{share:g}"/>')
+
+    def mark(self, shape: str, x: float, y: float, *, tone: str, size: float = 4.5, hollow: bool = False) -> None:
+        """Draw a mark of one of `SHAPES`, or a ring that hides nothing, around a point."""
+        r = size
+        if shape in ("cross", "plus"):
+            arms = ((-r, -r, r, r), (-r, r, r, -r)) if shape == "cross" else ((-r, 0, r, 0), (0, -r, 0, r))
+            d = "".join(f"M{x + a:.1f} {y + b:.1f}L{x + c:.1f} {y + e:.1f}" for a, b, c, e in arms)
+            self._parts.append(f'<path d="{d}" fill="none" {_stroke(tone)} stroke-width="2"/>')
+            return
+        if shape == "ring":
+            self._parts.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:g}" fill="none" {_stroke(tone)} stroke-width="1.6"/>'
+            )
+            return
+        inside = "paper" if hollow else tone
+        painted = f'{_both(inside, " " + _stroke(tone))} stroke-width="1.6"'
+        if shape == "circle":
+            self._parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:g}" {painted}/>')
+            return
+        corners = {
+            "square": ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+            "triangle": ((0, -1.1), (1.05, 0.8), (-1.05, 0.8)),
+            "diamond": ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
+        }[shape]
+        self._parts.append(f'<path d="{_through([(x + a * r, y + b * r) for a, b in corners])}Z" {painted}/>')
+
+    def finished(self, *, height: float, title: str, description: str) -> Markup:
+        """Give the whole picture, with its title and its content in words for those who hear it."""
+        told = f"{title}\n{description}"
+        key = blake2b(told.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()
+        return Markup(
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH_PX}" height="{height:.0f}" '
+            f'viewBox="0 0 {WIDTH_PX} {height:.0f}" role="img" aria-labelledby="t{key} d{key}" font-family="{FONT}">\n'
+            f'<title id="t{key}">{escaped(title)}</title>\n<desc id="d{key}">{escaped(description)}</desc>\n'
+            f'<rect width="{WIDTH_PX}" height="{height:.0f}" {_fill("paper")}/>\n'
+            + "\n".join(self._parts)
+            + "\n</svg>\n"
+        )
+
+
+def _through(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+
+
+def _fill(tone: str) -> str:
+    return f'class="{_fill_class(tone)}" fill="{_TONES[tone]}"'
+
+
+def _stroke(tone: str) -> str:
+    return f'class="l-{tone}" stroke="{_TONES[tone]}"'
+
+
+def _both(tone: str, stroke: str) -> str:
+    """Join a fill with a stroke that has a class of its own."""
+    if not stroke:
+        return _fill(tone)
+    kind, _, rest = stroke.strip().removeprefix('class="').partition('"')
+    return f'class="{_fill_class(tone)} {kind}" fill="{_TONES[tone]}"{rest}'
+
+
+def _fill_class(tone: str) -> str:
+    return f"f-{tone}" if tone[0] == "s" and tone[1:].isdigit() else tone
+
+
+def heading(drawing: Drawing, title: str, below: str) -> float:
+    """Write a title with a line below it; give the y where the picture may begin."""
+    room = WIDTH_PX - 2 * MARGIN_PX
+    # Bold faces are wider by about a tenth.
+    said = shortened(title, room / 1.12, TITLE_PX)
+    drawing.text(MARGIN_PX, 17, said, size=TITLE_PX, bold=True, full=title)
+    drawing.text(MARGIN_PX, 35, below, tone="pale")
+    return 44.0
+
+
+# ---------------------------------------------------------------------------------- the confusion matrix
 
 
 def confusion_svg(
     classes: Sequence[str], matrix: Sequence[Sequence[int]], *, groups: int | None, title: str = "Confusion matrix"
-) -> str:
-    """Draw counts and shares of each row as SVG 480 px wide; a class without images has a row of dashes, not of 0 %.
+) -> Markup:
+    """Draw counts and shares of each row as SVG 420 px wide; a class without images has a row of dashes, not of 0 %.
 
     `matrix` (C, C) has the true class in rows; `groups` is None where groups are unknown. Readable for 2 to 10 classes.
     Raises ValueError where the matrix does not fit the classes or has a negative count.
@@ -33,119 +225,61 @@ def confusion_svg(
     if any(cell < 0 for row in matrix for cell in row):
         raise ValueError(f"a count is negative: {[list(row) for row in matrix]}")
 
-    names = [_shortened(name, 14 if count <= 5 else 10) for name in classes]
-    name_width = max(len(name) for name in names) * _NAME_SIZE_PX * _ADVANCE
-    left = _MARGIN_PX + 20 + name_width + 8
-    cell = (WIDTH_PX - _MARGIN_PX - left) / count
-    tilted = name_width > cell - 4
-    top = 58 + (name_width if tilted else _NAME_SIZE_PX) + 8
-    height = top + min(cell, 110) * count + 44
-    cell_height = min(cell, 110)
-    digits = max(len(str(number)) for row in matrix for number in row)
-    count_size = min(20, cell * 0.32, (cell - 4) / (digits * _ADVANCE))
-    share_size = min(13, max(9, cell * 0.23))
-
-    images = sum(map(sum, matrix))
-    caption = f"n = {images} {'image' if images == 1 else 'images'}, " + (
-        "groups unknown" if groups is None else f"{groups} {'group' if groups == 1 else 'groups'}"
-    )
-    middle = left + cell * count / 2
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH_PX}" height="{height:.0f}" '
-        f'viewBox="0 0 {WIDTH_PX} {height:.0f}" role="img" aria-labelledby="confusion-title confusion-desc" '
-        f'font-family="{_FONT}">',
-        f'<title id="confusion-title">{_safe(title)}</title>',
-        f'<desc id="confusion-desc">{_safe(_description(classes, matrix, caption))}</desc>',
-        f'<rect width="{WIDTH_PX}" height="{height:.0f}" fill="{_PAPER}"/>',
-        _label(_MARGIN_PX, 24, title, size=15, anchor="start", weight="bold"),
-        _label(middle, 48, "predicted class", size=12, fill=_PALE),
-        _turned(_MARGIN_PX + 10, top + cell_height * count / 2, "true class", anchor="middle", fill=_PALE),
-    ]
+    longest = 130.0 if count <= 3 else 110.0 if count <= 5 else 80.0
+    names = [shortened(name, longest) for name in classes]
+    name_width = max(map(width_of, names))
+    left = MARGIN_PX + LINE_PX + name_width + 8
+    cell = (WIDTH_PX - MARGIN_PX - left) / count
+    cell_height = min(max(cell, 40), 78)
+    of = counts(sum(map(sum, matrix)), groups)
+    drawing = Drawing()
+    top = heading(drawing, title, f"n = {of}") + LINE_PX + 4
+    tilted = max(width_of(name) for name in names) > cell - 4
+    drawing.text(left + cell * count / 2, top - 4, "predicted class", anchor="middle", tone="pale")
+    top += (name_width if tilted else SIZE_PX) + 8
+    drawing.text(MARGIN_PX + 11, top + cell_height * count / 2, "true class", anchor="middle", tone="pale", turned=True)
     for column, name in enumerate(names):
         x = left + cell * (column + 0.5)
-        full = classes[column]
-        if tilted:
-            parts.append(_turned(x + _NAME_SIZE_PX * 0.35, top - 8, name, anchor="start", full=full))
-        else:
-            parts.append(_label(x, top - 8, name, size=_NAME_SIZE_PX, full=full))
-    for row, (name, counts) in enumerate(zip(names, matrix, strict=True)):
-        y, support = top + cell_height * row, sum(counts)
-        parts.append(
-            _label(left - 8, y + cell_height / 2 + 4, name, size=_NAME_SIZE_PX, anchor="end", full=classes[row])
+        drawing.text(
+            *((x + 4.5, top - 6) if tilted else (x, top - 6)),
+            name,
+            anchor="start" if tilted else "middle",
+            turned=tilted,
+            full=classes[column],
         )
-        for column, number in enumerate(counts):
-            x = left + cell * column
-            share = number / support if support else 0.0
-            ink = _INK if share < _INK_UNTIL else _PAPER
-            parts += [
-                f'<rect x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell_height:.1f}" '
-                f'fill="{_shade(share)}" stroke="{_GRID}"/>',
-                _label(x + cell / 2, y + cell_height / 2, str(number), size=count_size, fill=ink),
-                _label(
-                    x + cell / 2,
-                    y + cell_height / 2 + share_size * 1.25,
-                    f"{100 * share:.0f} %" if support else "–",
-                    size=share_size,
-                    fill=ink,
-                ),
-            ]
-    parts += [
-        _label(_MARGIN_PX, height - 24, caption, size=12, anchor="start"),
-        _label(
-            _MARGIN_PX, height - 9, "Percentages are shares of the true class.", size=11, anchor="start", fill=_PALE
-        ),
-        "</svg>",
-    ]
-    return "\n".join(parts) + "\n"
+    digits = max(len(str(number)) for row in matrix for number in row)
+    count_size = min(18.0, (cell - 4) / (digits * 0.66))
+    # Whole percentages would be narrower than 11 px on a phone in ten columns: their share is in the shade and the words.
+    with_shares = cell - 2 >= width_of("100 %", SIZE_PX)
+    for row, (name, numbers) in enumerate(zip(names, matrix, strict=True)):
+        y, support = top + cell_height * row, sum(numbers)
+        drawing.text(left - 8, y + cell_height / 2 + 4.5, name, anchor="end", full=classes[row])
+        for column, number in enumerate(numbers):
+            x, share = left + cell * column, number / support if support else 0.0
+            drawing.rect(x, y, cell, cell_height, tone="paper", outlined=True)
+            drawing.rect(x + 0.5, y + 0.5, cell - 1, cell_height - 1, tone="shade", share=share)
+            centre = y + cell_height / 2
+            drawing.text(
+                x + cell / 2,
+                centre + (-1 if with_shares else count_size * 0.36),
+                str(number),
+                size=round(count_size, 1),
+                anchor="middle",
+                bold=row == column,
+            )
+            if with_shares:
+                said = f"{100 * share:.0f} %" if support else "–"
+                drawing.text(x + cell / 2, centre + SIZE_PX + 2, said, anchor="middle")
+    bottom = top + cell_height * count + LINE_PX + 3
+    said = "Percentages are" if with_shares else "Shades are"
+    drawing.text(MARGIN_PX, bottom, f"{said} shares of the true class.", tone="pale")
+    return drawing.finished(height=math.ceil(bottom + 8), title=title, description=_words(classes, matrix, of))
 
 
-def _description(classes: Sequence[str], matrix: Sequence[Sequence[int]], caption: str) -> str:
-    """Say the whole matrix in words, for those who hear it."""
+def _words(classes: Sequence[str], matrix: Sequence[Sequence[int]], of: str) -> str:
+    """Say the whole matrix in words."""
     rows = [
-        f"true {name}: " + ", ".join(f"{number} as {other}" for other, number in zip(classes, counts, strict=True))
-        for name, counts in zip(classes, matrix, strict=True)
+        f"true {name}: " + ", ".join(f"{number} as {other}" for other, number in zip(classes, numbers, strict=True))
+        for name, numbers in zip(classes, matrix, strict=True)
     ]
-    return f"{caption}. Rows are true classes. {'; '.join(rows)}."
-
-
-def _shortened(name: str, longest: int) -> str:
-    """Keep both ends of a name, since names that begin alike are told apart by their ends."""
-    tail = longest // 2
-    return name if len(name) <= longest else f"{name[: longest - tail - 1]}…{name[-tail:]}"
-
-
-def _safe(text: str) -> str:
-    """Escape for XML, with a mark in place of characters that XML cannot hold."""
-    marks = " ".join(text.split())
-    return escape("".join("\ufffd" if unicodedata.category(mark) in ("Cc", "Cs", "Cn") else mark for mark in marks))
-
-
-def _label(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    size: float,
-    anchor: str = "middle",
-    fill: str = _INK,
-    weight: str = "normal",
-    full: str | None = None,
-) -> str:
-    whole = f"<title>{_safe(full)}</title>" if full is not None and full != text else ""
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:.1f}" text-anchor="{anchor}" fill="{fill}" '
-        f'font-weight="{weight}">{whole}{_safe(text)}</text>'
-    )
-
-
-def _turned(x: float, y: float, text: str, *, anchor: str, fill: str = _INK, full: str | None = None) -> str:
-    whole = f"<title>{_safe(full)}</title>" if full is not None and full != text else ""
-    return (
-        f'<text transform="translate({x:.1f} {y:.1f}) rotate(-90)" font-size="{_NAME_SIZE_PX}" text-anchor="{anchor}" '
-        f'fill="{fill}">{whole}{_safe(text)}</text>'
-    )
-
-
-def _shade(share: float) -> str:
-    mixed = [round(light + (dark - light) * share) for light, dark in zip(_LIGHTEST, _DARKEST, strict=True)]
-    return "#" + "".join(f"{channel:02x}" for channel in mixed)
+    return f"n = {of}. Rows are true classes. {'; '.join(rows)}."

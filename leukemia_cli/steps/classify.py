@@ -9,22 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from leukemia_cli.catalog import IMAGE_SUFFIXES
 from leukemia_cli.data.inputs import expand_inputs
 from leukemia_cli.domain import Note, Track, silent, unheard
 from leukemia_cli.errors import DataError, UsageError
 from leukemia_cli.learning.batches import Pixels, batched, in_threads, plain_view
 from leukemia_cli.learning.classifier import Classifier, load_classifier
+from leukemia_cli.learning.doubt import doubted
+from leukemia_cli.learning.heatmaps import Heat, heatmap
 from leukemia_cli.learning.machine import choose_machine, memory_errors
 from leukemia_cli.reporting.findings import Finding, columns, csv_line, json_line
 from leukemia_cli.vision.decode import decode
-from leukemia_cli.workspace import RunFolder, check_replaceable, disk_errors
+from leukemia_cli.vision.overlays import heatmap_name, overlay, png_bytes
+from leukemia_cli.vision.smear import smear_colours
+from leukemia_cli.workspace import RunFolder, check_replaceable, disk_errors, write_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifySettings:
-    """How images are read and gathered; none of it changes a score."""
+    """How images are read and gathered, and whether to abstain; none of it changes a score."""
 
+    abstain: bool = True
+    heatmaps: Path | None = None
     batch_size: int = 16
     max_megapixels: float = 200.0
     device: str = "auto"
@@ -46,6 +54,8 @@ def open_classifier(run: RunFolder, settings: ClassifySettings, note: Note = unh
         note("warning: this run's backbone began random (--weights none)")
     if any(member.calibrated_on is None for member in classifier.members):
         note("warning: this run's probabilities are uncalibrated")
+    if settings.abstain and classifier.thresholds is None:
+        note("warning: this run cannot abstain: no images were left to fit its thresholds on; every image gets a label")
     return classifier
 
 
@@ -55,41 +65,116 @@ def classify(classifier: Classifier, paths: Iterable[str], settings: ClassifySet
     Memory does not grow with the number of paths. Raises MachineError where the device runs out of memory.
     """
 
-    def look(path: str) -> tuple[str, Pixels | DataError]:
+    def look(path: str) -> tuple[str, _Image | DataError]:
         try:
             pixels = decode(path, max_megapixels=settings.max_megapixels).pixels
-            return path, plain_view(pixels, classifier.preprocessing)
+            view = plain_view(pixels, classifier.preprocessing)
+            return path, _Image(path=path, view=view, pixels=pixels if settings.heatmaps else None)
         except DataError as error:
             return path, error
 
+    if settings.heatmaps is not None:  # a backbone that has none is refused before the first row
+        side = classifier.preprocessing.input_size_px
+        heatmap(classifier, [np.zeros((side, side, 3), dtype=np.uint8)], [0])
     workers = classifier.machine.workers
     seen = in_threads(look, paths, workers, 2 * max(workers, settings.batch_size))
+    place = 0
     for batch in batched(seen, settings.batch_size):
-        views = [view for _, view in batch if not isinstance(view, DataError)]
-        scored: Iterator[Sequence[float]]
-        with memory_errors(settings.batch_size):
-            scored = iter(classifier.probabilities(views).tolist() if views else ())
-        for path, view in batch:
-            if isinstance(view, DataError):
-                yield _finding(classifier, path, None, f"{view.problem}. {view.hint}")
+        images = [image for _, image in batch if not isinstance(image, DataError)]
+        found: list[Finding] = []
+        if images:
+            with memory_errors(settings.batch_size):
+                found = _findings(classifier, images, settings)
+        heats: Iterator[Heat] = iter(())
+        if settings.heatmaps is not None and images:
+            targets = [classifier.task.classes.index(f.label) for f in found if f.label is not None]
+            with memory_errors(1):
+                heats = iter(heatmap(classifier, [image.view for image in images], targets))
+        findings = iter(found)
+        for path, image in batch:
+            if isinstance(image, DataError):
+                yield _failed(classifier, path, image)
             else:
-                yield _finding(classifier, path, tuple(next(scored)), None)
+                finding = next(findings)
+                if settings.heatmaps is not None:
+                    _draw(settings.heatmaps / heatmap_name(place, path), image, next(heats), finding, classifier)
+                yield finding
+            place += 1
 
 
-def _finding(classifier: Classifier, path: str, scores: tuple[float, ...] | None, error: str | None) -> Finding:
-    best = None if scores is None else max(range(len(scores)), key=scores.__getitem__)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Image:
+    """An image as the network sees it, and as it is where that is wanted."""
+
+    path: str
+    view: Pixels
+    pixels: Pixels | None
+
+
+def _draw(file: Path, image: _Image, heat: Heat, finding: Finding, classifier: Classifier) -> None:
+    if image.pixels is None:
+        raise ValueError("a heat-map is drawn over the image, which was not kept")
+    legend = f"{finding.label} {finding.confidence:.2f}"
+    write_bytes(file, png_bytes(overlay(image.pixels, heat, classifier.preprocessing.fit, legend=legend)))
+
+
+def _findings(classifier: Classifier, images: Sequence[_Image], settings: ClassifySettings) -> list[Finding]:
+    """Judge images, in order."""
+    seen, thresholds = classifier.look([image.view for image in images]), classifier.thresholds
+    doubts = None
+    if thresholds is not None and seen.novelty is not None:
+        doubts = doubted(seen.probabilities, seen.novelty, thresholds)
+    classes = classifier.task.classes
+    findings = []
+    for i, image in enumerate(images):
+        scores = tuple(seen.probabilities[i].tolist())
+        best = max(range(len(scores)), key=scores.__getitem__)
+        reason: Literal["novel", "uncertain"] | None = None
+        if settings.abstain and doubts is not None:
+            reason = "novel" if doubts.novel[i] else "uncertain" if doubts.uncertain[i] else None
+        label_set = None
+        if doubts is not None and doubts.sets is not None:
+            label_set = tuple(name for name, kept in zip(classes, doubts.sets[i], strict=True) if kept)
+        findings.append(
+            Finding(
+                path=image.path,
+                classes=classes,
+                label=classes[best],
+                decision="label" if reason is None else "abstain",
+                reason=reason,
+                confidence=scores[best],
+                scores=scores,
+                label_set=label_set,
+                novelty=None if seen.novelty is None else float(seen.novelty[i]),
+                novelty_threshold=None if thresholds is None else thresholds.novelty,
+                unit="image",
+                run=classifier.run,
+                engine="torch",
+                precision="fp32",
+                error=None,
+                novel_kind=_novel_kind(image) if reason == "novel" else None,
+            )
+        )
+    return findings
+
+
+def _novel_kind(image: _Image) -> Literal["like-a-smear", "unlike-a-smear"]:
+    return "like-a-smear" if smear_colours(image.view).like_a_smear else "unlike-a-smear"
+
+
+def _failed(classifier: Classifier, path: str, error: DataError) -> Finding:
     return Finding(
         path=path,
         classes=classifier.task.classes,
-        label=None if best is None else classifier.task.classes[best],
-        decision="error" if scores is None else "label",
-        confidence=None if scores is None or best is None else scores[best],
-        scores=scores,
+        label=None,
+        decision="error",
+        confidence=None,
+        scores=None,
         unit="image",
         run=classifier.run,
         engine="torch",
         precision="fp32",
-        error=error,
+        error=f"{error.problem}. {error.hint}",
     )
 
 
@@ -168,12 +253,14 @@ def _texts(form: str, classifier: Classifier, findings: Iterable[Finding]) -> It
 
 
 def _table(classifier: Classifier, findings: Iterable[Finding]) -> tuple[list[str], list[list[str]]]:
-    headers = ["image", "label", "confidence", *classifier.task.classes, "error"]
+    headers = ["image", "label", "decision", "confidence", *classifier.task.classes, "error"]
     rows = []
     for f in findings:
         scores = ["–"] * len(f.classes) if f.scores is None else [f"{score:.3f}" for score in f.scores]
         sure = "–" if f.confidence is None else f"{f.confidence:.3f}"
-        rows.append([f.path, f.label or "error", sure, *scores, f.error or ""])
+        kind = "" if f.novel_kind is None else f" ({f.novel_kind.replace('-', ' ')})"
+        decision = f.decision if f.reason is None else f"{f.decision}: {f.reason}{kind}"
+        rows.append([f.path, f.label or "–", decision, sure, *scores, f.error or ""])
     return headers, rows
 
 

@@ -1,29 +1,73 @@
-"""`leuk evaluate`: how good a run is on images it has not seen, with an interval on every number."""
+"""`leuk evaluate`: how good a run is on images it has not seen, with an interval on every number.
+
+Requirements met here:
+- An image is judged by members that have not seen it, its copies or its group, or not at all.
+- Images from elsewhere are judged by the run as it stands: no threshold, temperature or class order moves.
+- Every look at a part is written down and counted.
+- The report is written before a threshold that the user set is held against it.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 
 from leukemia_cli import __version__
-from leukemia_cli.domain import Manifest, Note, Sample, Track, few_groups, fingerprint, silent, unheard
-from leukemia_cli.errors import DataError, UsageError, WorkspaceError
-from leukemia_cli.judging.evaluation import judge
+from leukemia_cli.data.datasets import SourceDefaults, gather, read_sources
+from leukemia_cli.data.grouping import find_copies, join_groups, name_groups
+from leukemia_cli.domain import (
+    GroupsSource,
+    Manifest,
+    Note,
+    Sample,
+    Track,
+    counted,
+    few_groups,
+    fingerprint,
+    silent,
+    unheard,
+)
+from leukemia_cli.errors import DataError, ThresholdMissed, UsageError, WorkspaceError
+from leukemia_cli.judging.comparison import independent_difference
+from leukemia_cli.judging.curves import reliability
+from leukemia_cli.judging.evaluation import judge, judge_abstention, judge_label_sets, trace
+from leukemia_cli.judging.intervals import group_bootstrap
+from leukemia_cli.judging.metrics import METRICS
 from leukemia_cli.judging.predictions import Predictions
-from leukemia_cli.learning.classifier import Classifier, Member, load_classifier, member_digest, together
-from leukemia_cli.learning.features import FeatureCache, Views, extract
+from leukemia_cli.learning.batches import Pixels, plain_view, read_sample
+from leukemia_cli.learning.classifier import Classifier, load_classifier, together
+from leukemia_cli.learning.doubt import Thresholds
 from leukemia_cli.learning.fitting import Scores
+from leukemia_cli.learning.heatmaps import faithfulness, heatmap
 from leukemia_cli.learning.machine import choose_machine
-from leukemia_cli.reporting.evaluation import ReportContext, as_markdown, as_report, predictions_csv
+from leukemia_cli.learning.scoring import Judges, Scored, score
+from leukemia_cli.reporting.evaluation import (
+    Drop,
+    Evidence,
+    Mistake,
+    Rates,
+    Report,
+    ReportContext,
+    as_markdown,
+    as_report,
+    predictions_csv,
+)
+from leukemia_cli.reporting.page import report_page
 from leukemia_cli.reporting.pictures import confusion_svg
+from leukemia_cli.reporting.thumbnails import read_heatmaps, thumbnails
+from leukemia_cli.vision.decode import Unusable, inspect_each
+from leukemia_cli.vision.overlays import heatmap_name, overlay, png_bytes
 from leukemia_cli.workspace import (
     RunFolder,
     Workspace,
+    check_run_name,
     disk_errors,
     fresh_folder,
     now,
@@ -33,13 +77,81 @@ from leukemia_cli.workspace import (
 )
 
 LOOKS_FILE = "looks.jsonl"
+HEADLINE = "balanced_accuracy"
+MOST_MISTAKES = 12
+HISTORY_FILE = "history.csv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A threshold that a figure must reach: `METRIC[.low|.high]` at least (or, for errors, at most) `value`."""
+
+    metric: str
+    end: Literal["value", "low", "high"]
+    value: float
+
+    @classmethod
+    def read(cls, text: str, flag: Literal["--min", "--max"]) -> Bar:
+        """Read `balanced_accuracy=0.9` or `balanced_accuracy.low=0.9`; raises UsageError for anything else."""
+        found = re.fullmatch(r"\s*([a-z0-9_]+)(?:\.(low|high))?\s*=\s*([^\s]+)\s*", text)
+        example = "balanced_accuracy.low=0.9" if flag == "--min" else "ece.high=0.1"
+        if found is None:
+            raise UsageError(f"{flag} {text!r} cannot be read", f"Write METRIC=VALUE, for example {flag} {example}")
+        name, end, number = found.groups()
+        if name not in METRICS:
+            raise UsageError(f"{flag} names no metric: {name!r}", f"Known: {', '.join(METRICS)}")
+        if METRICS[name].greater_is_better != (flag == "--min"):
+            other = "--max" if flag == "--min" else "--min"
+            raise UsageError(
+                f"{flag} {name}: of this metric {'less' if flag == '--min' else 'more'} is better", f"Use {other}"
+            )
+        try:
+            value = float(number)
+        except ValueError:
+            value = float("nan")
+        if not METRICS[name].least <= value <= METRICS[name].most:
+            raise UsageError(
+                f"{flag} {text}: {number!r} is no value of {name}",
+                f"It lies between {METRICS[name].least:g} and {METRICS[name].most:g}",
+            )
+        return cls(metric=name, end=cast(Literal["value", "low", "high"], end or "value"), value=value)
+
+    @property
+    def name(self) -> str:
+        """Name the figure as it was written."""
+        return self.metric if self.end == "value" else f"{self.metric}.{self.end}"
+
+    def missed(self, metrics: Mapping[str, Any]) -> str | None:
+        """Say how the figure falls short of the threshold, None where it does not."""
+        figure = metrics[self.metric]
+        found = figure[self.end]
+        counts = f"{figure['n']} images, {figure['groups']} groups"
+        if found is None:
+            return f"{self.name} is not known ({figure['method']}), and {self.value:g} was asked for"
+        better = METRICS[self.metric].greater_is_better
+        if (found >= self.value) if better else (found <= self.value):
+            return None
+        return f"{self.name} is {found:.4f} ({counts}), {'below' if better else 'above'} {self.value:g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateSettings:
-    """Which part to judge on, and how finely the intervals are drawn."""
+    """Which images to judge on, how finely the intervals are drawn, what must be reached, and which pictures are shown.
+
+    `external` is NAME=SOURCE; `layout`, `labels`, `label_column` and `group_by` are then as in prepare.
+    """
 
     split: Literal["test", "val"] = "test"
+    external: str | None = None
+    layout: str = "auto"
+    labels: str | None = None
+    label_column: str | None = None
+    group_by: str = "auto"
+    skip_bad: bool = False
+    bars: tuple[Bar, ...] = ()
+    pictures: bool = True
+    heatmaps: int = 0
+    """How many images, the most confident mistakes first, get a heat-map in the report."""
     resamples: int = 2000
     batch_size: int = 16
     max_megapixels: float = 200.0
@@ -51,6 +163,24 @@ class EvaluateSettings:
         for flag, value in (("--resamples", self.resamples), ("--batch-size", self.batch_size)):
             if value < 1:
                 raise UsageError(f"{flag} {value} is too small", "Use at least 1")
+        if self.external is None:
+            given = [
+                flag
+                for flag, value, default in (
+                    ("--layout", self.layout, "auto"),
+                    ("--labels", self.labels, None),
+                    ("--label-column", self.label_column, None),
+                    ("--group-by", self.group_by, "auto"),
+                    ("--skip-bad", self.skip_bad, False),
+                )
+                if value != default
+            ]
+            if given:
+                raise UsageError(f"{given[0]} without --external means nothing", "Leave it out, or name --external")
+        elif self.split != "test":
+            raise UsageError("--external and --split exclude each other", "Name one of them")
+        if self.heatmaps and not self.pictures:
+            raise UsageError("--heatmaps and --no-images exclude each other", "Name one of them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,27 +189,45 @@ class Evaluated:
 
     folder: Path
     report: dict[str, Any]
+    missed: tuple[str, ...] = ()
+    """How figures fall short of the bars that were set."""
 
     def as_json(self) -> dict[str, Any]:
         """Give report.json's content."""
         return self.report
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """The images to judge, each with its judges, and what is to be said of them."""
+
+    judged: tuple[tuple[Sample, Judges], ...]
+    groups_source: GroupsSource
+    folds: int | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [sample for sample, _ in self.judged]
+
+
 def evaluate(
     workspace: Workspace,
-    manifest: Manifest,
+    manifest: Manifest | None,
     run: RunFolder,
     settings: EvaluateSettings,
     *,
     track: Track = silent,
     note: Note = unheard,
 ) -> Evaluated:
-    """Judge a run on a part of the manifest it was trained from, and write `reports/<run>-<split>/`.
+    """Judge a run and write `reports/<run>-<split>/`, or `reports/<run>-external-<name>/` for images from elsewhere.
 
-    A run over folds is judged on its pooled out-of-fold predictions: each image by the member that has not seen it.
-    Raises WorkspaceError for a run made from other data, DataError where training shares a group or an image with the part.
+    A run over folds is judged on its pooled out-of-fold predictions: each image by the member that has not seen it; on
+    images from elsewhere by all members together. `manifest` may be None only with `external`.
+    Raises WorkspaceError for a run made from other data, DataError where training shares a group or an image with the part,
+    ThresholdMissed, with the report written, where a bar is missed.
     """
-    if run.facts.get("manifest") != manifest.fingerprint:
+    if settings.external is None and (manifest is None or run.facts.get("manifest") != manifest.fingerprint):
         raise WorkspaceError(
             f"run {run.id} was made from another manifest than that of {workspace.root}",
             "Prepare the data it was trained on again, or train a run from this manifest",
@@ -87,82 +235,177 @@ def evaluate(
     machine = choose_machine(settings.device, settings.workers)
     classifier = load_classifier(run, machine)
     note(f"run: {run.id}, {classifier.task.title}; device: {machine.description}")
-    judged = _judged(manifest, classifier, settings.split)
-    check_no_leak(manifest, classifier, judged)
-    samples = [sample for sample, _ in judged]
-    probabilities = _score(workspace, classifier, judged, settings, track)
+    own = manifest if manifest is not None and run.facts.get("manifest") == manifest.fingerprint else None
+    if settings.external is not None:
+        name, part = _external(settings, classifier, own, machine.workers, track, note)
+        folder = workspace.reports_folder / f"{run.id}-external-{name}"
+    elif own is not None:
+        name, part = None, _internal(own, classifier, run, settings.split)
+        folder = workspace.reports_folder / f"{run.id}-{settings.split}"
+    else:
+        raise ValueError("neither images from elsewhere nor a manifest")
+    scored = _score(workspace, classifier, part, settings, track)
+    predictions = _predictions(classifier, part, scored.probabilities)
+    looks = _look(workspace, run, part.samples, name or settings.split)
+    if looks > 1:
+        note(f"these {name or settings.split} images have now been looked at {looks} times")
+    evidence = _evidence(classifier, run, part, scored, predictions, settings)
+    if name is not None:
+        evidence = _with_drop(evidence, workspace, classifier, run, own, predictions, settings, track, note)
+    with fresh_folder(folder) as beside:
+        if settings.heatmaps:
+            evidence = replace(evidence, heatmaps=_heatmaps(beside, classifier, part, predictions, settings, note))
+        report = _report(classifier, run, own, name, part, predictions, evidence, looks, settings)
+        _write(beside, report, part, predictions, settings, note)
+    missed = [told for bar in settings.bars if (told := bar.missed(report["metrics"])) is not None]
+    return Evaluated(folder=folder, report=cast(dict[str, Any], report), missed=tuple(missed))
+
+
+def some_missed(missed: Sequence[str]) -> ThresholdMissed:
+    """Make the error that ends a command of which a bar was missed."""
+    return ThresholdMissed(
+        "; ".join(missed), "The report is written; the run does not reach what --min or --max asks for"
+    )
+
+
+def _score(
+    workspace: Workspace, classifier: Classifier, part: _Part, settings: EvaluateSettings, track: Track
+) -> Scored:
+    return score(
+        classifier,
+        part.judged,
+        cache_root=workspace.features_folder / "cache",
+        batch_size=settings.batch_size,
+        max_megapixels=settings.max_megapixels,
+        track=track,
+    )
+
+
+def _predictions(classifier: Classifier, part: _Part, probabilities: Scores) -> Predictions:
     order = {name: i for i, name in enumerate(classifier.task.classes)}
-    predictions = Predictions(
+    return Predictions(
         classes=classifier.task.classes,
         positive=classifier.task.positive,
-        labels=np.array([order[s.label] for s in samples], dtype=np.int64),
+        labels=np.array([order[s.label] for s in part.samples], dtype=np.int64),
         probabilities=probabilities,
-        groups=tuple(s.group for s in samples),
+        groups=tuple(s.group for s in part.samples),
+        groups_source=part.groups_source,
+    )
+
+
+# ------------------------------------------------------------------------------------------------- which images
+
+
+def _internal(manifest: Manifest, classifier: Classifier, run: RunFolder, split: str) -> _Part:
+    judged = _judged(manifest, classifier, split)
+    check_no_leak(manifest, classifier, judged)
+    counts = {c: len({s.group for s in manifest.samples if s.label == c}) for c in manifest.task.classes}
+    whole = set(few_groups(counts))  # those of this part, said elsewhere, say more
+    warnings = [w for w in (*manifest.warnings, *run.facts.get("warnings", ())) if w not in whole]
+    return _Part(
+        judged=tuple(judged),
         groups_source=manifest.groups_source,
+        folds=len({id(judges[0]) for _, judges in judged}) if manifest.folds else None,
+        warnings=tuple(warnings),
     )
-    evaluation = judge(predictions, resamples=settings.resamples, seed=settings.seed)
-    pooled = len({member.fold for _, member in judged}) if manifest.folds else None
-    looks = _look(workspace, run, samples, settings.split)
-    told = set(evaluation.warnings)  # the groups of this part, which say more than those of the whole manifest
-    whole = few_groups({c: len({s.group for s in manifest.samples if s.label == c}) for c in manifest.task.classes})
-    warnings = [w for w in (*manifest.warnings, *run.facts.get("warnings", ())) if w not in {*told, *whole}]
-    if looks > 1:
-        note(f"this {settings.split} part has now been looked at {looks} times")
-    report = as_report(
-        evaluation,
-        ReportContext(
-            run=run.id,
-            task=classifier.task.name,
-            classes=classifier.task.classes,
-            whole_class_count=classifier.task.whole,
-            split=settings.split,
-            backbone=classifier.spec.name,
-            variant=str(run.facts["variant"]),
-            weights=classifier.spec.weights if classifier.spec.is_random else classifier.spec.weights_source,
-            tune=str(run.facts["tune"]),
-            folds=pooled,
-            test_looks=looks,
-            temperatures=tuple(m.temperature for m in classifier.members),
-            fitted_on=together([m.calibrated_on for m in classifier.members]),
-            seed=run.facts.get("seed"),
-            leuk_version=__version__,
-            manifest=manifest.fingerprint,
-            created=now(),
-            warnings=tuple(dict.fromkeys(warnings)),
-            facts={"choice": run.facts.get("choice"), "device": str(machine.device), "precision": "fp32"},
-        ),
-    )
-    folder = workspace.reports_folder / f"{run.id}-{settings.split}"
-    with fresh_folder(folder) as beside:
-        write_json(beside / "report.json", report)
-        write_text(beside / "report.md", as_markdown(report))
-        folds = [s.fold for s in samples] if manifest.folds else None
-        write_bytes(beside / "predictions.csv", predictions_csv([s.path for s in samples], predictions, folds))
-        groups = evaluation.groups if predictions.groups_known else None
-        write_text(beside / "confusion.svg", confusion_svg(evaluation.classes, evaluation.confusion, groups=groups))
-    return Evaluated(folder=folder, report=cast(dict[str, Any], report))
 
 
-def _judged(manifest: Manifest, classifier: Classifier, split: str) -> list[tuple[Sample, Member]]:
+def _external(
+    settings: EvaluateSettings,
+    classifier: Classifier,
+    manifest: Manifest | None,
+    workers: int,
+    track: Track,
+    note: Note,
+) -> tuple[str, _Part]:
+    """Read images from elsewhere, with the classes of the run's task; every member judges each of them."""
+    name, equals, source = (settings.external or "").partition("=")
+    if not equals or not name or not source:
+        raise UsageError(
+            f"--external {settings.external!r} is not NAME=SOURCE", "Write for example --external clinic=FOLDER"
+        )
+    check_run_name(name)
+    defaults = SourceDefaults(
+        layout=settings.layout, labels=settings.labels, label_column=settings.label_column, group_by=settings.group_by
+    )
+    sources, _ = read_sources((source,), defaults)
+    gathered = gather(sources, classifier.task)
+    for line in gathered.notes:
+        note(line)
+    outcomes = inspect_each([c.path for c in gathered.candidates], workers, settings.max_megapixels)
+    watched = track(
+        zip(gathered.candidates, outcomes, strict=True), total=len(gathered.candidates), label="opening images"
+    )
+    opened, bad = [], []
+    for candidate, outcome in watched:
+        if isinstance(outcome, Unusable):
+            bad.append(f"{candidate.path}: {outcome.reason}")
+        else:
+            opened.append((candidate, outcome))
+    if bad and not (settings.skip_bad and opened):
+        raise DataError(
+            f"{len(bad)} of {len(gathered.candidates)} images cannot be used, the first: {bad[0]}",
+            "Mend or remove them, or leave them out with --skip-bad" if opened else "Not one image is left",
+        )
+    copies = find_copies([facts.pixels_digest for _, facts in opened])
+    groups = join_groups(name_groups([(c.source, c.relative, c.group) for c, _ in opened]), copies)
+    judged = tuple(
+        (
+            Sample(
+                path=candidate.path,
+                label=candidate.label,
+                group=group,
+                source=candidate.source,
+                sha256=facts.sha256,
+                width=facts.width,
+                height=facts.height,
+            ),
+            classifier.members,
+        )
+        for (candidate, facts), group in zip(opened, groups, strict=True)
+    )
+    warnings = [*gathered.warnings]
+    if bad:
+        warnings.append(f"{counted(len(bad), 'image')} left out as unusable, the first: {bad[0]}")
+    if copies:
+        more = sum(len(same) - 1 for same in copies)
+        warnings.append(
+            f"{counted(more, 'exact copy', 'exact copies')} of other images: each lies in its original's group"
+        )
+    if manifest is None:
+        warnings.append("the images the run was trained on are not at hand: whether any is among these was not checked")
+    else:
+        seen = {sample.sha256 for sample in manifest.samples}
+        shared = [sample.path for sample, _ in judged if sample.sha256 in seen]
+        if shared:
+            raise DataError(
+                f"{shared[0]} is also among the images that the run was made from"
+                + (f", and {len(shared) - 1} more" if len(shared) > 1 else ""),
+                "Leave them out of the external data: figures on them would not be external",
+            )
+    return name, _Part(judged=judged, groups_source=gathered.groups_source, folds=None, warnings=tuple(warnings))
+
+
+def _judged(manifest: Manifest, classifier: Classifier, split: str) -> list[tuple[Sample, Judges]]:
     """Pair every image of the part with the member that is to judge it."""
     if manifest.folds is None:
         part = manifest.part(split)
         if not part:
             raise DataError(f"the manifest has no {split} images", "Prepare again with a larger share for it")
-        return [(sample, classifier.members[0]) for sample in part]
+        return [(sample, classifier.members[:1]) for sample in part]
     if split != "test":
         raise UsageError(
             f"--split {split}, but the manifest has folds: every image is out-of-fold test once",
             "Leave --split out; validation figures of the inner folds are in run.json and leuk runs",
         )
     trained = {member.fold for member in classifier.members}
-    return [(s, classifier.member_of(s.fold)) for s in manifest.samples if s.fold is not None and s.fold in trained]
+    return [(s, (classifier.member_of(s.fold),)) for s in manifest.samples if s.fold is not None and s.fold in trained]
 
 
-def check_no_leak(manifest: Manifest, classifier: Classifier, judged: Sequence[tuple[Sample, Member]]) -> None:
+def check_no_leak(manifest: Manifest, classifier: Classifier, judged: Sequence[tuple[Sample, Judges]]) -> None:
     """Raise DataError where an image to be judged, or another of its group, was in its judge's training."""
     for member in classifier.members:
-        mine = [sample for sample, judge_ in judged if judge_ is member]
+        mine = [sample for sample, judges in judged if judges[0] is member]
         inside = {id(sample) for sample in mine}
         if manifest.folds is None:
             part = {sample.split for sample in mine}
@@ -179,39 +422,6 @@ def check_no_leak(manifest: Manifest, classifier: Classifier, judged: Sequence[t
                 )
 
 
-def _score(
-    workspace: Workspace,
-    classifier: Classifier,
-    judged: Sequence[tuple[Sample, Member]],
-    settings: EvaluateSettings,
-    track: Track,
-) -> Scores:
-    """Give each image's probabilities (N, C) by its own judge."""
-    probabilities = np.zeros((len(judged), len(classifier.task.classes)))
-    for member in classifier.members:
-        places = [i for i, (_, judge_) in enumerate(judged) if judge_ is member]
-        if not places:
-            continue
-        backbone = member.backbone if member.backbone is not None else classifier.backbone
-        if backbone is None:
-            raise ValueError("a member without a backbone in a run without a shared one")
-        features = extract(
-            backbone,
-            [judged[i][0] for i in places],
-            classifier.preprocessing,
-            cache=FeatureCache(
-                workspace.features_folder / "cache", member_digest(classifier, member), classifier.preprocessing
-            ),
-            views=Views(),
-            machine=classifier.machine,
-            batch_size=settings.batch_size,
-            max_megapixels=settings.max_megapixels,
-            track=track,
-        )
-        probabilities[places] = member.probabilities(features[:, 0])
-    return probabilities
-
-
 def _look(workspace: Workspace, run: RunFolder, samples: Sequence[Sample], split: str) -> int:
     """Write down that this part was looked at, and count how often it has been."""
     part = fingerprint(sorted(s.sha256 for s in samples))
@@ -222,3 +432,263 @@ def _look(workspace: Workspace, run: RunFolder, samples: Sequence[Sample], split
         with path.open("a", encoding="ascii") as file:
             file.write(line + "\n")
         return sum(f'"part": "{part}"' in known for known in path.read_text(encoding="ascii").splitlines())
+
+
+# ------------------------------------------------------------------------------------------------------- evidence
+
+
+def _evidence(
+    classifier: Classifier,
+    run: RunFolder,
+    part: _Part,
+    scored: Scored,
+    predictions: Predictions,
+    settings: EvaluateSettings,
+) -> Evidence:
+    """Gather what stands behind the figures: curves, calibration before and after, doubt, choices, mistakes."""
+    resamples, seed = settings.resamples, settings.seed
+    before = _predictions(classifier, part, scored.uncalibrated)
+    members = list(dict.fromkeys(id(m) for _, judges in part.judged for m in judges))
+    doubts = [m.doubt for m in classifier.members if id(m) in members and m.doubt is not None]
+    unmeasured = "this run has no thresholds: no images were left to fit them on"
+    nothing = np.zeros(predictions.image_count, dtype=bool)
+    known = scored.novel is not None and scored.uncertain is not None and bool(doubts)
+    abstention = judge_abstention(
+        predictions,
+        novel=scored.novel if scored.novel is not None else nothing,
+        uncertain=scored.uncertain if scored.uncertain is not None else nothing,
+        resamples=resamples,
+        seed=seed,
+    )
+    rates = None
+    if known:
+        rates = Rates(
+            least_confidence=tuple(d.confidence.threshold for d in doubts),
+            novelty_threshold=tuple(d.novelty_threshold for d in doubts),
+            risk=doubts[0].confidence.risk,
+            false_alarm=doubts[0].false_alarm,
+            fitted_on=together([d.fitted_on for d in doubts]) or "",
+            notes=tuple(dict.fromkeys(d.confidence.reason for d in doubts if d.confidence.reason)),
+        )
+    thresholds = Thresholds.of([judges[0].doubt for _, judges in part.judged[:1]]) if known else None
+    promise = None if thresholds is None else thresholds.label_sets
+    refused = next((d.label_sets.reason for d in doubts if d.label_sets.reason), None)
+    wrong = [int(i) for i in np.flatnonzero(predictions.predicted != predictions.labels)]
+    confidence = predictions.probabilities.max(axis=1)
+    wrong.sort(key=lambda i: (-confidence[i], part.samples[i].path))
+    return Evidence(
+        before=group_bootstrap(before, resamples=resamples, seed=seed),
+        reliability_before=reliability(before),
+        curves=trace(predictions, resamples=resamples, seed=seed),
+        abstention=abstention,
+        abstention_reason=None if known else unmeasured,
+        rates=rates,
+        label_sets=None
+        if scored.sets is None or promise is None
+        else judge_label_sets(
+            predictions, scored.sets, equal_groups=promise.per == "group", resamples=resamples, seed=seed
+        ),
+        label_sets_reason=None if scored.sets is not None else refused or unmeasured,
+        alpha=None if promise is None else promise.alpha,
+        per=None if promise is None else promise.per,
+        label_sets_say=None if promise is None or scored.sets is None else _promise(promise.alpha, promise.per, part),
+        choices=run.facts.get("choices", ()),
+        history=_history(run.path / HISTORY_FILE),
+        mistakes=tuple(
+            Mistake(
+                path=part.samples[i].path,
+                group=part.samples[i].group if predictions.groups_known else "",
+                label=part.samples[i].label,
+                predicted=classifier.task.classes[int(predictions.predicted[i])],
+                confidence=float(confidence[i]),
+            )
+            for i in wrong[:MOST_MISTAKES]
+        ),
+        model=_model(run, classifier),
+    )
+
+
+def _promise(alpha: float, per: str, part: _Part) -> str:
+    """Say what the coverage of label sets is promised for, and what weakens the promise."""
+    of = "an image of a new group, every group counting equally" if per == "group" else "a new image"
+    text = f"The true class is promised in at least {100 * (1 - alpha):g} % of the sets of {of}"
+    if part.folds is not None:
+        text += ", if out-of-fold scores of training stand for those of the final members"
+    if per == "image":
+        text += ", if images of one patient were independent, which they are not"
+    return text + "."
+
+
+def _history(file: Path) -> list[dict[str, Any]]:
+    """Read the epochs of a run; a run without the file has none to show."""
+    if not file.is_file():
+        return []
+    with file.open(newline="", encoding="utf-8") as lines:
+        return [
+            {
+                "fold": int(row["fold"]) if row["fold"] else None,
+                "stage": row["stage"],
+                "epoch": int(row["epoch"]),
+                **{
+                    key: float(row[key]) if row[key] else None
+                    for key in ("train_loss", "balanced_accuracy", "log_loss", "lr")
+                },
+            }
+            for row in csv.DictReader(lines)
+        ]
+
+
+def _model(run: RunFolder, classifier: Classifier) -> dict[str, Any]:
+    """Give what the model was made from, for the report's card."""
+    facts, spec = run.facts, classifier.spec
+    kept = {
+        key: facts.get(key) for key in ("seed", "command", "versions", "created", "training_images", "training_groups")
+    }
+    return {
+        **spec.as_json(),
+        **classifier.preprocessing.as_json(),
+        "classes": list(classifier.task.classes),
+        "task_title": classifier.task.title,
+        **kept,
+    }
+
+
+def _with_drop(
+    evidence: Evidence,
+    workspace: Workspace,
+    classifier: Classifier,
+    run: RunFolder,
+    manifest: Manifest | None,
+    predictions: Predictions,
+    settings: EvaluateSettings,
+    track: Track,
+    note: Note,
+) -> Evidence:
+    """Hold the figure beside that of the run's own test images, which is a look at them like any other."""
+    if manifest is None:
+        note("warning: no drop against the internal test: the run's own manifest is not in this workspace")
+        return evidence
+    try:
+        part = _internal(manifest, classifier, run, "test")
+        scored = _score(workspace, classifier, part, settings, track)
+    except DataError as error:
+        note(f"warning: no drop against the internal test: {error.problem}")
+        return evidence
+    if not (workspace.reports_folder / f"{run.id}-test" / "report.json").is_file():
+        _look(workspace, run, part.samples, "test")
+    internal = _predictions(classifier, part, scored.probabilities)
+    resamples, seed = settings.resamples, settings.seed
+    drop = Drop(
+        metric=HEADLINE,
+        internal=group_bootstrap(internal, resamples=resamples, seed=seed)[HEADLINE],
+        external=group_bootstrap(predictions, resamples=resamples, seed=seed)[HEADLINE],
+        difference=independent_difference(predictions, internal, HEADLINE, resamples=resamples, seed=seed),
+    )
+    return replace(evidence, drop=drop)
+
+
+def _heatmaps(
+    folder: Path,
+    classifier: Classifier,
+    part: _Part,
+    predictions: Predictions,
+    settings: EvaluateSettings,
+    note: Note,
+) -> dict[str, Any]:
+    """Draw heat-maps of the most confident mistakes, then of other images spread over the part, and test them."""
+    confidence = predictions.probabilities.max(axis=1)
+    wrong = predictions.predicted != predictions.labels
+    order = sorted(range(len(part.samples)), key=lambda i: (not wrong[i], -confidence[i], part.samples[i].path))
+    mistakes = [i for i in order if wrong[i]][: settings.heatmaps]
+    right = [i for i in order if not wrong[i]]
+    wanted = settings.heatmaps - len(mistakes)
+    spread = [right[round(k * (len(right) - 1) / max(1, wanted - 1))] for k in range(wanted)] if right else []
+    chosen = list(dict.fromkeys([*mistakes, *spread]))
+    note(f"heat-maps of {counted(len(chosen), 'image')}")
+    rows, areas = [], []
+    for place, i in enumerate(chosen):
+        sample, judges = part.judged[i]
+        pixels: Pixels = read_sample(sample, settings.max_megapixels)
+        view = plain_view(pixels, classifier.preprocessing)
+        judge_ = replace(classifier, members=judges)
+        called = int(predictions.predicted[i])
+        heat = heatmap(judge_, [view], [called])
+        areas.append(faithfulness(judge_, [view], heat, seed=settings.seed + place))
+        label = classifier.task.classes[called]
+        name = f"heatmaps/{heatmap_name(place, sample.path)}"
+        shown = overlay(pixels, heat[0], classifier.preprocessing.fit, legend=f"for {label}", beside=False)
+        write_bytes(folder / name, png_bytes(shown))
+        rows.append({"path": sample.path, "label": sample.label, "predicted": label, "file": name})
+    means = {
+        key: float(np.mean([getattr(area, key) for area in areas]))
+        for key in ("deletion", "insertion", "random_deletion", "random_insertion")
+    }
+    groups = len({part.samples[i].group for i in chosen})
+    return {"images": rows, "faithfulness": {**means, "images": len(chosen), "groups": groups}}
+
+
+# ------------------------------------------------------------------------------------------------------- the report
+
+
+def _report(
+    classifier: Classifier,
+    run: RunFolder,
+    manifest: Manifest | None,
+    external: str | None,
+    part: _Part,
+    predictions: Predictions,
+    evidence: Evidence,
+    looks: int,
+    settings: EvaluateSettings,
+) -> Report:
+    evaluation = judge(predictions, resamples=settings.resamples, seed=settings.seed)
+    warnings = [w for w in part.warnings if w not in set(evaluation.warnings)]
+    return as_report(
+        evaluation,
+        ReportContext(
+            run=run.id,
+            task=classifier.task.name,
+            classes=classifier.task.classes,
+            whole_class_count=classifier.task.whole,
+            split="external" if external else settings.split,
+            external=external,
+            backbone=classifier.spec.name,
+            variant=str(run.facts["variant"]),
+            weights=classifier.spec.weights if classifier.spec.is_random else classifier.spec.weights_source,
+            tune=str(run.facts["tune"]),
+            folds=part.folds,
+            test_looks=looks,
+            temperatures=tuple(m.temperature for m in classifier.members),
+            fitted_on=together([m.calibrated_on for m in classifier.members]),
+            seed=run.facts.get("seed"),
+            leuk_version=__version__,
+            manifest=None if manifest is None else manifest.fingerprint,
+            created=now(),
+            warnings=tuple(dict.fromkeys(warnings)),
+            facts={"choice": run.facts.get("choice"), "device": str(classifier.machine.device), "precision": "fp32"},
+        ),
+        evidence,
+    )
+
+
+def _write(
+    folder: Path,
+    report: Report,
+    part: _Part,
+    predictions: Predictions,
+    settings: EvaluateSettings,
+    note: Note,
+) -> None:
+    write_json(folder / "report.json", report)
+    write_text(folder / "report.md", as_markdown(report))
+    folds = [s.fold for s in part.samples] if part.folds is not None else None
+    write_bytes(folder / "predictions.csv", predictions_csv([s.path for s in part.samples], predictions, folds))
+    groups = report["groups"] if predictions.groups_known else None
+    matrix = report["confusion"]["matrix"]
+    write_text(folder / "confusion.svg", confusion_svg(report["confusion"]["classes"], matrix, groups=groups))
+    shown = [mistake["path"] for mistake in report["mistakes"]] if settings.pictures else []
+    small = thumbnails(shown, max_megapixels=settings.max_megapixels, note=note)
+    heats = (
+        read_heatmaps(folder, report, max_megapixels=settings.max_megapixels, note=note) if settings.pictures else ()
+    )
+    write_text(folder / "report.html", report_page(report, thumbnails=small, heatmaps=heats))

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from leukemia_cli.catalog import VARIANTS, svms
+from leukemia_cli.catalog import VARIANTS, Wanted, candidates
 from leukemia_cli.domain import Fit, Manifest, Note, Track, silent, unheard
 from leukemia_cli.errors import UsageError, WorkspaceError
 from leukemia_cli.learning.batches import Augmentation
 from leukemia_cli.learning.classifier import Classifier, load_classifier
+from leukemia_cli.learning.doubt import DoubtSettings
 from leukemia_cli.learning.features import state_digest
 from leukemia_cli.learning.fitting import FitSettings
 from leukemia_cli.learning.machine import Machine, choose_machine
@@ -42,11 +43,15 @@ class FitSvmSettings:
     name: str | None = None
     kernels: tuple[Literal["linear", "rbf"], ...] | None = None
     selected: tuple[int | None, ...] | None = None
+    selectors: tuple[str, ...] | None = None
     views: int = 4
     fit: Fit = "squash"
     input_size_px: int | None = None
     batch_size: int = 16
     max_megapixels: float = 200.0
+    false_alarm: float = 0.05
+    risk: float = 0.05
+    alpha: float = 0.1
     device: str = "auto"
     workers: int | None = None
     seed: int = 0
@@ -71,6 +76,9 @@ def fit_svm(
     started = time.monotonic()
     if sum(source is not None for source in (run, settings.features, settings.backbone)) != 1:
         raise UsageError("name one of --features, --run and --backbone", "For example: leuk fit-svm --backbone senet")
+    wanted = Wanted(selected=settings.selected, selectors=settings.selectors, kernels=settings.kernels)
+    tried = candidates(VARIANTS["svm"], wanted=wanted)
+    recipe = Recipe(variant="svm", heads=(), svms=tried.svms, tune="head")
     machine = choose_machine(settings.device, settings.workers)
     note(f"device: {machine.description}")
     facts = None if settings.features is None else _feature_facts(workspace, manifest, settings.features)
@@ -83,18 +91,6 @@ def fit_svm(
     else:
         loaded, tune = _loaded_from_name(settings) if facts is None else _loaded_again(facts), "head"
     note(f"backbone: {loaded.spec.name}, weights: {loaded.spec.weights_source}")
-    table = VARIANTS["svm"].svms
-    recipe = Recipe(
-        variant="svm",
-        heads=(),
-        svms=svms(
-            selected=settings.selected or dict.fromkeys(s.selected for s in table),
-            kernels=settings.kernels or dict.fromkeys(s.kernel for s in table),
-            costs=dict.fromkeys(s.c for s in table),
-            gammas=dict.fromkeys(s.gamma for s in table),
-        ),
-        tune="head",
-    )
     recipe = within(recipe, loaded.spec.feature_width, note)
     seed = settings.seed
     if run is not None and classifier is not None and classifier.backbone is None:
@@ -108,6 +104,7 @@ def fit_svm(
         checkpoint_every_s=0.0,
         max_megapixels=settings.max_megapixels,
         seed=seed,
+        doubt=DoubtSettings(false_alarm=settings.false_alarm, risk=settings.risk, alpha=settings.alpha),
     )
     folder = new_run_folder(
         workspace,

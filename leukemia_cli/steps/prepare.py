@@ -9,9 +9,8 @@ Requirements met here:
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +40,7 @@ from leukemia_cli.domain import (
     unheard,
 )
 from leukemia_cli.errors import DataError, UsageError
-from leukemia_cli.vision.decode import MAX_MEGAPIXELS, BadImage, ImageFacts, inspect
+from leukemia_cli.vision.decode import MAX_MEGAPIXELS, ImageFacts, Unusable, inspect_each
 from leukemia_cli.workspace import Workspace, list_runs
 
 _SHOWN = 10
@@ -178,11 +177,11 @@ def _open_all(
 ) -> tuple[list[tuple[Candidate, ImageFacts]], list[tuple[str, str]]]:
     """Open every image; notes the unusable ones and raises DataError, unless they are to be skipped."""
     opened: list[tuple[Candidate, ImageFacts]] = []
-    bad: list[tuple[Candidate, _Unusable]] = []
-    outcomes = _inspect_each([c.path for c in candidates], settings.workers, settings.max_megapixels)
+    bad: list[tuple[Candidate, Unusable]] = []
+    outcomes = inspect_each([c.path for c in candidates], settings.workers, settings.max_megapixels)
     watched = track(zip(candidates, outcomes, strict=True), total=len(candidates), label="opening images")
     for candidate, outcome in watched:
-        if isinstance(outcome, _Unusable):
+        if isinstance(outcome, Unusable):
             bad.append((candidate, outcome))
         else:
             opened.append((candidate, outcome))
@@ -197,36 +196,6 @@ def _open_all(
         way_out = "Mend or remove them, or leave them out with --skip-bad" if opened else "Not one image is left"
         raise DataError(f"{len(bad)} of {len(candidates)} images cannot be used: {told}", cause + way_out)
     return opened, [(candidate.path, why.reason) for candidate, why in bad]
-
-
-@dataclass(frozen=True, slots=True)
-class _Unusable:
-    """What is kept of a BadImage: the error itself would hold on to the bytes of the file."""
-
-    reason: str
-    hint: str
-
-
-def _inspect_each(paths: Iterable[str], workers: int, max_megapixels: float) -> Iterator[ImageFacts | _Unusable]:
-    """Yield what is found of each image, in order; no more images are decoded at a time than there are workers."""
-
-    def look(path: str) -> ImageFacts | _Unusable:
-        try:
-            return inspect(path, max_megapixels=max_megapixels)
-        except BadImage as error:
-            return _Unusable(error.reason, error.hint)
-
-    pool = ThreadPoolExecutor(max_workers=max(1, workers))
-    waiting: deque[Future[ImageFacts | _Unusable]] = deque()
-    try:
-        for path in paths:
-            waiting.append(pool.submit(look, path))
-            if len(waiting) > 4 * max(1, workers):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _rows(candidates: Sequence[Candidate], copies: Iterable[Sequence[int]] = ()) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from leukemia_cli.workspace import RunFolder, Workspace, list_runs, read_json, validation_score
+from leukemia_cli.workspace import RunFolder, Workspace, list_runs, read_json, reports_of, validation_score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,19 +52,5 @@ def _row(workspace: Workspace, run: RunFolder, manifest: str | None) -> dict[str
         "validated_on": facts.get("validated_on"),
         "created": facts.get("created"),
         "from_current_manifest": manifest is not None and facts.get("manifest") == manifest,
-        "reports": _reports(workspace, run.id),
+        "reports": reports_of(workspace, run.id),
     }
-
-
-def _reports(workspace: Workspace, run: str) -> list[str]:
-    """Name the reports of a run; `a-1` does not claim those of another run `a-1-2`."""
-    parts = ("test", "val")
-    if not workspace.reports_folder.is_dir():
-        return []
-    return sorted(
-        folder.name
-        for folder in workspace.reports_folder.iterdir()
-        if folder.name.startswith(f"{run}-")
-        and ((part := folder.name.removeprefix(f"{run}-")) in parts or part.startswith("external-"))
-        and (folder / "report.json").is_file()
-    )

@@ -120,8 +120,8 @@ def resume(
 def _stored_settings(run: RunFolder) -> TrainSettings:
     try:
         stored = dict(run.facts["settings"])
-        for name in ("feature_sizes", "dropout_rates", "selected", "kernels"):
-            if stored[name] is not None:
+        for name in ("feature_sizes", "dropout_rates", "selected", "selectors", "kernels"):
+            if stored.get(name) is not None:  # runs from before there were selectors have none
                 stored[name] = tuple(tuple(v) if isinstance(v, list) else v for v in stored[name])
         return TrainSettings(**stored)
     except (KeyError, TypeError) as error:

@@ -23,7 +23,9 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -389,3 +391,33 @@ def _pillow_quiet() -> Iterator[None]:
         yield
     finally:
         _QUIET.leave()
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """What is kept of a BadImage: the error itself would hold on to the bytes of the file."""
+
+    reason: str
+    hint: str
+
+
+def inspect_each(paths: Iterable[str], workers: int, max_megapixels: float) -> Iterator[ImageFacts | Unusable]:
+    """Yield what is found of each image, in order; no more images are decoded at a time than there are workers."""
+
+    def look(path: str) -> ImageFacts | Unusable:
+        try:
+            return inspect(path, max_megapixels=max_megapixels)
+        except BadImage as error:
+            return Unusable(error.reason, error.hint)
+
+    pool = ThreadPoolExecutor(max_workers=max(1, workers))
+    waiting: deque[Future[ImageFacts | Unusable]] = deque()
+    try:
+        for path in paths:
+            waiting.append(pool.submit(look, path))
+            if len(waiting) > 4 * max(1, workers):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

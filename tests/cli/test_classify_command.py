@@ -182,7 +182,7 @@ def test_each_broken_input_is_one_row_and_the_rest_go_on(
         assert (row["decision"], row["label"], row["confidence"], row["score_ALL"]) == ("error", None, None, None)
         assert broken[row["path"]] in row["error"], row
         assert row["path"] in row["error"]
-    assert {row["decision"] for row in rows[1::2]} == {"label"}
+    assert not {row["decision"] for row in rows[1::2]} - {"label", "abstain"}
     scores = [row["score_ALL"] for row in rows[1::2]]
     assert max(scores) - min(scores) < SAME, "a broken neighbour changes no score"
     assert done.error_lines[0] == f"error: {len(broken)} of {len(given)} inputs could not be used"
@@ -194,7 +194,7 @@ def test_a_file_that_may_not_be_read_is_a_row(smears: list[str], leuk: Leuk, tra
     Path(smears[0]).chmod(0)
     done = leuk("classify", *smears, "-w", trained.root)
     assert done.code == 3
-    assert [row["decision"] for row in rows_of(done.out)] == ["error", "label", "label"]
+    assert [row["decision"] == "error" for row in rows_of(done.out)] == [True, False, False]
     assert "permission" in rows_of(done.out)[0]["error"]
 
 
@@ -252,7 +252,7 @@ def test_output_takes_its_name_when_all_rows_are_there(smears: list[str], leuk: 
     )
     assert (done.code, done.out) == (3, "")
     lines = Path("new/found.jsonl").read_text().splitlines()
-    assert [json.loads(line)["decision"] for line in lines] == ["label", "error"]
+    assert [json.loads(line)["decision"] == "error" for line in lines] == [False, True]
 
 
 def test_output_that_fails_keeps_what_was_there(
@@ -265,7 +265,7 @@ def test_output_that_fails_keeps_what_was_there(
     def fails(self: Classifier, views: object) -> Any:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(Classifier, "probabilities", fails)
+    monkeypatch.setattr(Classifier, "look", fails)
     done = leuk("classify", *smears, "-w", trained.root, "--output", "found.csv", "--quiet")
     assert done.code == 1
     assert Path("found.csv").read_text() == "old"
@@ -299,7 +299,7 @@ def test_table_by_flag_without_a_terminal(smears: list[str], leuk: Leuk, trained
     assert done.code == 3
     lines = done.out.splitlines()
     assert lines[0] == f"run {trained.run} (research use only)"
-    assert lines[1].split() == ["image", "label", "confidence", "ALL", "HTL", "error"]
+    assert lines[1].split() == ["image", "label", "decision", "confidence", "ALL", "HTL", "error"]
     assert [line.split()[0] for line in lines[2:]] == [*smears, "gone.png"]
     assert "\x1b" not in done.out
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 HEAVY = ["torch", "torchvision", "timm", "sklearn", "scipy", "numpy", "PIL"]
 COMMANDS = (
-    "prepare", "train", "extract-features", "fit-svm", "evaluate", "classify", "runs", "doctor", "sample-images",
+    "prepare", "train", "extract-features", "fit-svm", "evaluate", "classify", "report", "compare", "runs",
+    "doctor", "sample-images",
 )  # fmt: skip
 
 WATCHED = """
@@ -42,7 +43,16 @@ def test_help_and_small_refusals_load_nothing_heavy(tmp_path: Path) -> None:
     (tmp_path / "empty-ws" / "workspace.json").write_text('{"schema_version": 1}')
     there = ["--workspace", "empty-ws"]
     helps = [["--help"], ["--version"], [], *([command, "--help"] for command in COMMANDS)]
-    no_workspace = [["train"], ["evaluate"], ["extract-features"], ["fit-svm"], ["classify", "x.png"], ["runs"]]
+    no_workspace = [
+        ["train"],
+        ["evaluate"],
+        ["extract-features"],
+        ["fit-svm"],
+        ["classify", "x.png"],
+        ["runs"],
+        ["report"],
+        ["compare"],
+    ]
     no_manifest = [[command, *there] for command in ("train", "evaluate", "extract-features", "fit-svm")]
     no_run = [["classify", "x.png", *there], ["classify", "x.png", "--run", "nope", *there]]
     unknown = [

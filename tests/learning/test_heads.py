@@ -6,14 +6,12 @@ import dataclasses
 import itertools
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load, save
-from sklearn.feature_selection import f_classif
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.svm import SVC
@@ -21,19 +19,23 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from leukemia_cli.domain import HeadChoice, SvmChoice
 from leukemia_cli.errors import MachineError
+from leukemia_cli.learning import fitting
 from leukemia_cli.learning.classifier import Member, restore_head
 from leukemia_cli.learning.fitting import (
+    Descent,
     EpochScore,
     FitSettings,
     FittedHead,
+    FittingSet,
     class_weight,
     cross_entropy,
     fit_head,
     lr_at,
     optimiser,
     recall_mean,
+    smooth_targets,
 )
-from leukemia_cli.learning.network import Head, anova_f, keep_best
+from leukemia_cli.learning.network import Head
 from leukemia_cli.learning.svm import Kernels, Svm
 
 
@@ -46,25 +48,6 @@ def cloud(*, n: int = 60, width: int = 12, classes: int = 3, seed: int = 0, gap:
     return (x * np.geomspace(0.1, 30, width) + np.arange(width)).astype(np.float32), labels.astype(np.int64)
 
 
-# --------------------------------------------------------------------------------------------------- feature choice
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(2, 5))
-@settings(max_examples=25, deadline=None)
-def test_anova_f_is_scikit_learns(seed: int, classes: int) -> None:
-    x, y = cloud(seed=seed, classes=classes, n=30)
-    assert np.allclose(anova_f(x, y), f_classif(x.astype(np.float64), y)[0], rtol=1e-6)
-
-
-def test_features_that_never_vary_rank_last_and_perfect_ones_first() -> None:
-    x, y = cloud()
-    x[:, 5], x[:, 7] = 3.0, y
-    f = anova_f(x, y)
-    assert f[5] == 0 and f[7] == math.inf
-    assert keep_best(x, y, 4).tolist() == sorted({7, 0, 1, 2})
-    assert keep_best(x, y, None).tolist() == keep_best(x, y, 99).tolist() == list(range(12))
-
-
 # ------------------------------------------------------------------------------------------------------------- svm
 
 
@@ -74,7 +57,7 @@ def test_features_that_never_vary_rank_last_and_perfect_ones_first() -> None:
 def test_svm_scores_are_those_of_scikit_learn(kernel: str, cost: float, classes: int) -> None:
     x, y = cloud(classes=classes, gap=0.8)
     fresh, _ = cloud(classes=classes, seed=1)
-    ours = Kernels(x, y, None).fit(SvmChoice(kernel=kernel, c=cost, gamma=0.3), classes)
+    ours = Kernels(x[:, None], y).fit(SvmChoice(kernel=kernel, c=cost, gamma=0.3), classes)
     wide = x.astype(np.float64)
     mean, scale = wide.mean(0), wide.std(0)
     scores = ours.scores(fresh)
@@ -95,7 +78,7 @@ def test_svm_scores_are_those_of_scikit_learn(kernel: str, cost: float, classes:
 @pytest.mark.parametrize("selected", [None, 5])
 def test_a_stored_svm_gives_the_same_bits(kernel: str, classes: int, selected: int | None) -> None:
     x, y = cloud(classes=classes)
-    svm = Kernels(x, y, selected).fit(SvmChoice(kernel=kernel, selected=selected), classes)
+    svm = Kernels(x[:, None], y).fit(SvmChoice(kernel=kernel, selected=selected), classes)
     member = Member(fold=None, head=svm, temperature=1.25, calibrated_on=None, backbone=None)
     stored = load(save(member.tensors()))
     facts = json.loads(json.dumps(member.as_json()))
@@ -107,16 +90,16 @@ def test_a_stored_svm_gives_the_same_bits(kernel: str, classes: int, selected: i
 
 def test_a_class_that_training_lacks_never_wins() -> None:
     x, y = cloud(classes=2)
-    scores = Kernels(x, y, None).fit(SvmChoice(), 3).scores(x)
+    scores = Kernels(x[:, None], y).fit(SvmChoice(), 3).scores(x)
     assert (scores[:, 2] == -1).all() and recall_mean(y, scores.argmax(1)) > 0.9
 
 
 def test_kernels_are_shared_without_changing_a_fit() -> None:
     x, y = cloud()
-    shared = Kernels(x, y, None)
-    choices = [SvmChoice(kernel=k, c=c) for k in ("linear", "rbf") for c in (0.1, 1.0)]
+    shared = Kernels(x[:, None], y)
+    choices = [SvmChoice(selected=s, kernel=k, c=c) for s in (None, 5) for k in ("linear", "rbf") for c in (0.1, 1.0)]
     for choice in choices:
-        assert np.array_equal(shared.fit(choice, 3).scores(x), Kernels(x, y, None).fit(choice, 3).scores(x))
+        assert np.array_equal(shared.fit(choice, 3).scores(x), Kernels(x[:, None], y).fit(choice, 3).scores(x))
 
 
 # ------------------------------------------------------------------------------------------------------------- head
@@ -170,6 +153,75 @@ def test_a_stored_head_gives_the_same_bits(choice: HeadChoice) -> None:
     assert np.allclose(member.probabilities(x).sum(1), 1)
 
 
+@pytest.mark.parametrize("choice", [*HEADS, HeadChoice(hidden=(8, 6, 4))], ids=lambda c: c.title)
+@pytest.mark.parametrize("clip", [0.05, 100.0])
+def test_a_descent_is_autograd_and_torchs_adamw(choice: HeadChoice, clip: float) -> None:
+    fit = FitSettings(weight_decay=0.3, clip_norm=clip, label_smoothing=0.1)
+    ours, theirs = (Head(choice, 12, 3, draws=torch.Generator().manual_seed(5)) for _ in range(2))
+    weight = torch.tensor([0.5, 0.0, 2.0])
+    loss_of = torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=0.1)
+    adam = optimiser(theirs.parameters(), fit)
+    descent, masks = (torch.Generator().manual_seed(9) for _ in range(2))
+    down = Descent(ours, fit, descent)
+
+    def dropped(x: torch.Tensor) -> torch.Tensor:
+        return x * (torch.rand(x.shape, generator=masks) >= choice.rate) / (1 - choice.rate) if choice.rate else x
+
+    for step in range(4):
+        random = torch.Generator().manual_seed(step)
+        x, y = torch.randn(7, len(ours.kept), generator=random), torch.tensor([0, 2, 2, 0, 0, 2, 0])
+        seen = x if choice.hidden else dropped(x)
+        for layer in theirs.hidden:
+            seen = dropped(torch.relu(layer(seen)))
+        loss = loss_of(theirs.out(seen), y)
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), clip)
+        for group in adam.param_groups:
+            group["lr"] = 0.01 * (step + 1)
+        adam.step()
+        with torch.no_grad():
+            got = down.gradients(x.clone(), smooth_targets(weight, 0.1)[y], weight[y].sum())
+            down.step(0.01 * (step + 1))
+        assert got == pytest.approx(loss.item(), rel=1e-5)
+        for name, value in theirs.state_dict().items():
+            assert torch.allclose(ours.state_dict()[name], value, atol=1e-5), (step, name)
+
+
+@pytest.mark.parametrize("choice", HEADS, ids=lambda c: c.title)
+def test_fits_side_by_side_are_those_of_fits_alone(choice: HeadChoice) -> None:
+    x, y = cloud()
+    views = np.stack([x, x + 0.01], axis=1)
+    shared = FittingSet(views, y, cloud(seed=1))
+
+    def one(seed: int) -> dict[str, torch.Tensor]:
+        return shared.fit(choice, QUICK, class_count=3, seed=seed).head.state_dict()
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(one, range(8)))
+    for seed, state in enumerate(together):
+        alone = fitted(choice, seed=seed).head.state_dict()
+        assert all(torch.equal(value, alone[name]) for name, value in state.items())
+
+
+def test_a_fit_ends_where_its_pulse_raises() -> None:
+    x, y = cloud()
+    beats = []
+
+    def pulse() -> None:
+        beats.append(1)
+        if len(beats) == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FittingSet(x[:, None], y, None).fit(HeadChoice(), QUICK, class_count=3, seed=0, pulse=pulse)
+    beats.clear()
+    with pytest.raises(KeyboardInterrupt):
+        for _ in range(9):
+            Kernels(x[:, None], y).fit(SvmChoice(), 3, pulse)
+    assert len(beats) == 6
+
+
 def test_the_linear_head_learns_what_logistic_regression_learns() -> None:
     fit = FitSettings(epochs=60, lr=0.02, patience=60, weight_decay=0.0, label_smoothing=0.0)
     x, y = cloud(seed=4, n=150)
@@ -209,14 +261,13 @@ def test_a_loss_that_is_no_number_stops_the_fit() -> None:
 
 
 def test_weights_that_the_last_step_spoilt_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = torch.optim.AdamW.step
+    step = fitting.adamw
 
-    def spoil(self: torch.optim.AdamW, *args: object) -> None:
-        step(self)
-        with torch.no_grad():
-            self.param_groups[1]["params"][0][0] = torch.nan
+    def spoil(values: list[torch.Tensor], *args: object, **knobs: object) -> None:
+        step(values, *args, **knobs)
+        values[0][-1] = torch.nan
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
+    monkeypatch.setattr(fitting, "adamw", spoil)
     with pytest.raises(MachineError, match="diverged"):
         fitted(fit=FitSettings(epochs=1, batch_size=99), held=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file
 
+from leukemia_cli.catalog import GRIDS, SELECTOR_NAMES, VARIANTS, Variant, Wanted, candidates
 from leukemia_cli.data.manifest import make_manifest, write_manifest
 from leukemia_cli.domain import HeadChoice, Sample, SvmChoice
+from leukemia_cli.errors import MachineError, UsageError
+from leukemia_cli.learning.fitting import FitSettings, FittingSet
 from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.learning.selection import Diary, Holdout, choose, inner_holdouts
 from leukemia_cli.learning.training import parts_of
@@ -31,9 +35,13 @@ class Planted:
     """Candidate 3 is right in 9 of 10, the others in 6; counts its fits."""
 
     def __init__(self, right: dict[int, float]) -> None:
-        self.right, self.fits = right, 0
+        self.right, self.fits, self.prepared = right, 0, 0
 
-    def __call__(self, choice: HeadChoice, holdout: Holdout):
+    def __call__(self, holdout: Holdout):
+        self.prepared += 1
+        return lambda choice, pulse: self.fit(choice, holdout)
+
+    def fit(self, choice: HeadChoice, holdout: Holdout):
         self.fits += 1
         truth = LABELS[list(holdout.score)]
         scores = np.eye(2)[truth] * 1.1 + 0.123456789012345 / 3
@@ -48,7 +56,7 @@ RIGHT = {1: 0.6, 2: 0.6, 3: 0.9, 4: 0.6}
 def test_the_planted_best_is_kept_with_its_pooled_scores() -> None:
     fit = Planted(RIGHT)
     selection = choose(CANDIDATES, HOLDOUTS, LABELS, fit, diary=Diary(None), stage="s")
-    assert selection.kept.choice.hidden == (3,) and fit.fits == 8
+    assert selection.kept.choice.hidden == (3,) and fit.fits == 8 and fit.prepared == 2
     assert [t.choice for t in selection.trials] == CANDIDATES
     assert selection.kept.balanced_accuracy == pytest.approx(0.9) and selection.kept.epochs == 3
     assert selection.positions == (*range(10, 20), *range(10))
@@ -61,14 +69,16 @@ def test_of_equals_the_lower_loss_then_the_earlier_is_kept() -> None:
     kept = choose(CANDIDATES, HOLDOUTS, LABELS, Planted(equal), diary=Diary(None), stage="s").kept
     assert kept.choice == CANDIDATES[0]
 
-    def surer(choice: HeadChoice, holdout: Holdout):
-        scores, epochs = Planted(equal)(choice, holdout)
-        wrong = scores.argmax(1) != LABELS[list(holdout.score)]
-        if choice.hidden == (2,):
-            scores[wrong] *= 0.1  # wrong with less confidence
-        return scores, epochs
+    class Surer(Planted):
+        def fit(self, choice: HeadChoice, holdout: Holdout):
+            scores, epochs = super().fit(choice, holdout)
+            wrong = scores.argmax(1) != LABELS[list(holdout.score)]
+            if choice.hidden == (2,):
+                scores[wrong] *= 0.1  # wrong with less confidence
+            return scores, epochs
 
-    assert choose(CANDIDATES, HOLDOUTS, LABELS, surer, diary=Diary(None), stage="s").kept.choice == CANDIDATES[1]
+    kept = choose(CANDIDATES, HOLDOUTS, LABELS, Surer(equal), diary=Diary(None), stage="s").kept
+    assert kept.choice == CANDIDATES[1]
 
 
 def test_no_candidate_is_an_error() -> None:
@@ -83,10 +93,10 @@ def test_what_the_diary_holds_is_not_fitted_again(after: int, torn: bool, tmp_pa
     path = tmp_path / "deep" / "d.jsonl"
 
     class Stopping(Planted):
-        def __call__(self, choice: HeadChoice, holdout: Holdout):
+        def fit(self, choice: HeadChoice, holdout: Holdout):
             if self.fits == after:
                 raise KeyboardInterrupt
-            return super().__call__(choice, holdout)
+            return super().fit(choice, holdout)
 
     first = Stopping(RIGHT)
     if after < 8:
@@ -110,13 +120,103 @@ def test_what_the_diary_holds_is_not_fitted_again(after: int, torn: bool, tmp_pa
     assert other.fits == 8
 
 
-def test_every_candidate_has_a_title_of_its_own() -> None:
-    from leukemia_cli.catalog import VARIANTS
+@pytest.mark.parametrize("workers", [2, 3, 16])
+def test_choices_and_diary_do_not_depend_on_the_number_of_threads(workers: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(20, 2, 6)).astype(np.float32) + LABELS[:, None, None].astype(np.float32)
 
-    for variant in VARIANTS.values():
-        titles = [c.title for c in (*variant.heads, *variant.svms)]
+    def prepare(holdout: Holdout):
+        fit, held = list(holdout.fit), list(holdout.score)
+        shared = FittingSet(features[fit], LABELS[fit], (features[held, 0], LABELS[held]))
+
+        def one(choice: HeadChoice, pulse):
+            done = shared.fit(choice, FitSettings(epochs=3, batch_size=4), class_count=2, seed=0, pulse=pulse)
+            return done.val_scores, done.best_epoch
+
+        return one
+
+    heads = [HeadChoice(hidden=(w,), rate=r, selected=k) for w in (3, 5) for r in (0.0, 0.5) for k in (None, 2)]
+    runs = []
+    for count in (1, workers):
+        path = tmp_path / f"{count}.jsonl"
+        selection = choose(heads, HOLDOUTS, LABELS, prepare, diary=Diary(path), stage="s", workers=count)
+        runs.append((selection.trials, selection.scores.tolist(), sorted(path.read_text().splitlines())))
+    assert runs[0] == runs[1] and len(runs[0][2]) == 17
+
+
+def test_an_interruption_stops_the_fits_in_other_threads(tmp_path: Path) -> None:
+    started, ended = threading.Event(), threading.Event()
+
+    def prepare(holdout: Holdout):
+        def fit(choice: HeadChoice, pulse):
+            if choice.hidden == (1,) and holdout == HOLDOUTS[0]:
+                assert started.wait(60)
+                raise KeyboardInterrupt
+            started.set()
+            try:
+                while True:  # would never end by itself
+                    pulse()
+            finally:
+                ended.set()
+
+        return fit
+
+    with pytest.raises(KeyboardInterrupt):
+        choose(CANDIDATES, HOLDOUTS, LABELS, prepare, diary=Diary(tmp_path / "d"), stage="s", workers=2)
+    assert ended.is_set() and not (tmp_path / "d").exists()
+
+
+def test_a_fit_that_fails_in_a_thread_fails_the_choice() -> None:
+    class Failing(Planted):
+        def fit(self, choice: HeadChoice, holdout: Holdout):
+            if choice.hidden == (3,):
+                raise MachineError("diverged", "hint")
+            return super().fit(choice, holdout)
+
+    with pytest.raises(MachineError, match="diverged"):
+        choose(CANDIDATES, HOLDOUTS, LABELS, Failing(RIGHT), diary=Diary(None), stage="s", workers=2)
+
+
+# ------------------------------------------------------------------------------------------------------------ grids
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=lambda v: v.name)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_candidate_has_a_title_of_its_own(variant: Variant, grid: str) -> None:
+    tried = candidates(variant, grid, Wanted(selected=(None, 8), selectors=SELECTOR_NAMES))
+    for listed in (candidates(variant, grid), tried):
+        assert bool(listed.heads) == (variant.kind == "network") and bool(listed.svms) == (variant.kind == "svm")
+        titles = [c.title for c in (*listed.heads, *listed.svms)]
         assert len(set(titles)) == len(titles) > 0
     assert SvmChoice(kernel="linear", gamma=1).title == SvmChoice(kernel="linear", gamma=2).title
+    counts = [(c.selected, c.by) for c in (*tried.heads, *tried.svms)]
+    assert set(counts) == {(None, "anova"), *((8, name) for name in SELECTOR_NAMES)}
+
+
+def test_the_quick_grid_is_no_larger_and_keeps_what_makes_the_variants() -> None:
+    for variant in VARIANTS.values():
+        full, quick = candidates(variant), candidates(variant, "quick")
+        assert len(quick.heads) <= len(full.heads) and len(quick.svms) <= len(full.svms)
+    hidden = candidates(VARIANTS["hidden"], "quick").heads
+    assert {len(h.hidden) for h in hidden} == {1, 2} and len({h.hidden[0] for h in hidden}) > 1
+    dropout = candidates(VARIANTS["dropout"], "quick").heads
+    assert len({h.selected for h in dropout}) > 1 and len({h.rate for h in dropout}) > 1
+    assert all(h.by == "anova" for h in (*dropout, *VARIANTS["dropout"].heads))
+    assert {s.kernel for s in candidates(VARIANTS["svm"], "quick").svms} == {"linear", "rbf"}
+
+
+def test_flags_replace_a_grids_values_and_unknown_names_are_refused() -> None:
+    variant = VARIANTS["dropout"]
+    tried = candidates(variant, "quick", Wanted(selected=(16,), selectors=("l1", "trees"), rates=(0.3,)))
+    assert {(h.selected, h.by, h.rate) for h in tried.heads} == {(16, "l1", 0.3), (16, "trees", 0.3)}
+    assert {h.hidden for h in tried.heads} == {h.hidden for h in variant.quick_heads}
+    with pytest.raises(UsageError, match=r"unknown grid 'quik'"):
+        candidates(variant, "quik")
+    with pytest.raises(UsageError, match=r"unknown selector 'anava'"):
+        candidates(variant, "full", Wanted(selectors=("anava",)))
+    for name in ("base", "svm", "hidden"):
+        with pytest.raises(UsageError, match="keeps all features"):
+            candidates(VARIANTS[name], "full", Wanted(selectors=("l1",)))
 
 
 # --------------------------------------------------------------------------------------------------- inner holdouts

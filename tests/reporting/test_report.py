@@ -67,13 +67,15 @@ def test_report_has_the_keys_others_rely_on(report: Report) -> None:
     }
     assert list(report["metrics"]) == list(METRICS)
     for figure in report["metrics"].values():
-        assert set(figure) == {"value", "low", "high", "n", "groups", "method"}
+        assert set(figure) == {"value", "low", "high", "n", "groups", "method", "freedom"}
         assert (figure["n"], figure["groups"]) == (report["images"], report["groups"])
         assert (figure["low"] is None) == (figure["high"] is None)
         assert figure["method"]
     for row in report["per_class"].values():
         assert set(row) == {"precision", "recall", "f1", "auroc", "support"}
-    assert set(report["calibration"]) == {"temperature", "temperatures", "fitted_on", "ece", "brier", "log_loss"}
+    assert set(report["calibration"]) == {
+        *("temperature", "temperatures", "fitted_on", "ece", "brier", "log_loss", "before", "after")
+    }
     assert set(report["confusion"]) == {"classes", "matrix"}
     assert list(report["per_class"]) == report["confusion"]["classes"]
     assert sum(map(sum, report["confusion"]["matrix"])) == report["images"]

@@ -91,13 +91,13 @@ def test_each_image_is_judged_by_the_member_that_did_not_see_it(
                 features = run_backbone(backbone, [view], classifier.preprocessing, classifier.machine)
                 expected[sample.path] = member.probabilities(features)[0]
     calls: list[tuple[int | None, int]] = []
-    plain = Member.probabilities
+    plain = Member.scores
 
     def spy(self: Member, features: np.ndarray) -> np.ndarray:
         calls.append((self.fold, len(features)))
         return plain(self, features)
 
-    monkeypatch.setattr(Member, "probabilities", spy)
+    monkeypatch.setattr(Member, "scores", spy)
     done = judged(lab, runs[name])
     folds = [1] if name == "one" else [0, 1, 2]
     assert calls == [(fold, 4) for fold in folds]
@@ -115,7 +115,8 @@ def test_a_report_is_whole_and_counts_its_looks(parted) -> None:
     first = judged(lab, runs["head"])
     again = evaluate(lab.workspace, lab.manifest, runs["tuned"], JUDGE, note=told.append)
     val = judged(lab, runs["head"], dataclasses.replace(JUDGE, split="val"))
-    assert {p.name for p in first.folder.iterdir()} == {"report.json", "report.md", "predictions.csv", "confusion.svg"}
+    files = {"report.json", "report.md", "report.html", "predictions.csv", "confusion.svg"}
+    assert {p.name for p in first.folder.iterdir()} == files
     assert json.loads((first.folder / "report.json").read_text()) == json.loads(json.dumps(first.report))
     looks = [find(done.report, "look") for done in (first, again, val)]
     assert looks == [1, 2, 1]

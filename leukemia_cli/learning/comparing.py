@@ -1,0 +1,205 @@
+"""One cell of a comparison: a backbone with a variant, trained without one fold and judged on it; kept once it is done.
+
+Requirements met here:
+- A cell is known by everything that its figures depend on, so that a comparison that asks for it again, after an
+  interruption or beside other variants, takes it from disk; and one made from anything else is never taken for it.
+- A cell lies on disk whole or not at all; one that is damaged is computed again, and that is said.
+- Inside a cell, finished fits and checkpoints outlive an interruption as they do in training.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leukemia_cli import __version__
+from leukemia_cli.domain import Manifest, Note, Sample, Track, fingerprint, silent, unheard
+from leukemia_cli.errors import WorkspaceError
+from leukemia_cli.learning.checkpoints import read_checkpoint, write_checkpoint
+from leukemia_cli.learning.features import CopyRows, FrozenRows, Rows, Views, state_digest
+from leukemia_cli.learning.fitting import Scores
+from leukemia_cli.learning.machine import Machine
+from leukemia_cli.learning.training import FEATURE_BATCH, Recipe, Trainer, TrainPlan
+from leukemia_cli.learning.weights import LoadedBackbone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What a cell came to: probabilities (n, C) of the images at `places`, and how its model was chosen."""
+
+    places: tuple[int, ...]
+    probabilities: Scores
+    choice: str
+    best_epoch: int | None
+    temperature: float
+    calibrated_on: str | None
+    trials: tuple[dict[str, Any], ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Everything that the cells of one backbone share: images dealt into folds, features, machine, and where cells lie."""
+
+    manifest: Manifest
+    loaded: LoadedBackbone
+    digest: str
+    """SHA-256 of the backbone's values."""
+    rows: Rows
+    machine: Machine
+    cache_root: Path
+    cells: Path
+
+    def dealt(self, folds: Sequence[int]) -> Table:
+        """Give the same table with its images dealt otherwise: `folds` (N,) has the fold of each."""
+        samples = tuple(replace(s, fold=fold) for s, fold in zip(self.manifest.samples, folds, strict=True))
+        return replace(self, manifest=replace(self.manifest, samples=samples))
+
+
+def table_of(
+    manifest: Manifest,
+    loaded: LoadedBackbone,
+    plan: TrainPlan,
+    *,
+    machine: Machine,
+    cache_root: Path,
+    cells: Path,
+    track: Track = silent,
+) -> Table:
+    """Give the table of a manifest's images seen by one backbone; features are computed when first asked for."""
+    rows = FrozenRows(
+        manifest.samples,
+        loaded.module,
+        loaded.preprocessing,
+        cache_root=cache_root,
+        machine=machine,
+        batch_size=min(FEATURE_BATCH, plan.fit.batch_size),
+        max_megapixels=plan.max_megapixels,
+        track=track,
+    )
+    return Table(
+        manifest=manifest,
+        loaded=loaded,
+        digest=state_digest(loaded.module.state_dict()),
+        rows=rows,
+        machine=machine,
+        cache_root=cache_root,
+        cells=cells,
+    )
+
+
+def copies_of(table: Table, views: Views) -> Table:
+    """Give the table of every view as if it were an image of its own, belonging to nobody: the optimistic protocol.
+
+    Copy `i` is view `i % count` of image `i // count`; each is a group of one.
+    """
+    copies = tuple(
+        Sample(
+            path=sample.path,
+            label=sample.label,
+            group=f"{place}-{view}",
+            fold=0,
+            source=sample.source,
+            sha256=sample.sha256,
+            width=sample.width,
+            height=sample.height,
+        )
+        for place, sample in enumerate(table.manifest.samples)
+        for view in range(views.count)
+    )
+    manifest = replace(table.manifest, samples=copies, groups_source="none")
+    return replace(table, manifest=manifest, rows=CopyRows(table.rows, views))
+
+
+def cell_key(table: Table, recipe: Recipe, plan: TrainPlan, fold: int) -> str:
+    """Hash all that a cell's figures depend on."""
+    held_out = [at for at, sample in enumerate(table.manifest.samples) if sample.fold == fold]
+    settings = asdict(replace(plan, checkpoint_every_s=0.0))
+    return fingerprint(
+        {
+            "leuk": __version__,
+            "manifest": table.manifest.fingerprint,
+            "images": len(table.manifest.samples),
+            "held_out": held_out,
+            "backbone": table.digest,
+            "preprocessing": table.loaded.preprocessing.as_json(),
+            "recipe": asdict(recipe),
+            "plan": settings,
+        }
+    )
+
+
+def finished_cell(table: Table, key: str, note: Note = unheard) -> Judged | None:
+    """Give a cell that was done before, or None; a damaged one is set aside and said to be."""
+    path = table.cells / f"{key}.safetensors"
+    if not path.exists():
+        return None
+    try:
+        facts, tensors = read_checkpoint(path, "")
+        return Judged(
+            places=tuple(facts["places"]),
+            probabilities=tensors["probabilities"].numpy(),
+            choice=facts["choice"],
+            best_epoch=facts["best_epoch"],
+            temperature=facts["temperature"],
+            calibrated_on=facts["calibrated_on"],
+            trials=tuple(facts["trials"]),
+            seconds=facts["seconds"],
+        )
+    except (WorkspaceError, KeyError) as error:
+        note(f"warning: {path} is damaged and is computed again ({error!r})")
+        return None
+
+
+def run_cell(
+    table: Table,
+    recipe: Recipe,
+    plan: TrainPlan,
+    fold: int,
+    key: str,
+    *,
+    resume_hint: str = "",
+    track: Track = silent,
+    note: Note = unheard,
+) -> Judged:
+    """Train without a fold, judge the fold's images, and keep the cell."""
+    started = time.monotonic()
+    work = table.cells / f"{key}.work"
+    trainer = Trainer(
+        table.manifest,
+        table.loaded,
+        recipe,
+        plan,
+        machine=table.machine,
+        cache_root=table.cache_root,
+        checkpoints=work,
+        rows=table.rows,
+        resume_hint=resume_hint,
+        track=track,
+        note=note,
+    )
+    trained = trainer.member(fold)
+    places = tuple(at for at, sample in enumerate(table.manifest.samples) if sample.fold == fold)
+    judged = Judged(
+        places=places,
+        probabilities=trainer.judge(trained, places),
+        choice=trained.choice,
+        best_epoch=trained.best_epoch,
+        temperature=trained.member.temperature,
+        calibrated_on=trained.member.calibrated_on,
+        trials=trained.trials,
+        seconds=time.monotonic() - started,
+    )
+    facts = asdict(replace(judged, probabilities=None))  # type: ignore[arg-type]
+    del facts["probabilities"]
+    write_checkpoint(
+        table.cells / f"{key}.safetensors", {"probabilities": torch.from_numpy(judged.probabilities)}, facts
+    )
+    shutil.rmtree(work, ignore_errors=True)
+    return judged

@@ -1,0 +1,148 @@
+"""When a trained member says "I don't know": how strange, how unsure, and which labels stay possible.
+
+Requirements met here:
+- Everything is fitted on calibration images, or on out-of-fold scores of training; nothing on what the model was fitted to.
+- What is fitted is stored in the run as arrays and numbers, and used as it was stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from leukemia_cli.errors import UsageError
+from leukemia_cli.judging.abstention import LeastConfidence, least_confidence
+from leukemia_cli.judging.conformal import LabelSets, Sets, fit_label_sets
+from leukemia_cli.judging.novelty import Novelty, novelty_threshold
+from leukemia_cli.learning.fitting import Labels, Scores
+
+Marks = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoubtSettings:
+    """What rates are asked for; every default is our choice."""
+
+    false_alarm: float = 0.05
+    """Share of images like those of training that may be called novel."""
+    risk: float = 0.05
+    """Share of wrong answers, among those given, that is aimed at."""
+    alpha: float = 0.1
+    """Share of label sets that may lack the true class."""
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--false-alarm", self.false_alarm), ("--risk", self.risk), ("--alpha", self.alpha)):
+            if not 0 < value < 0.5:
+                raise UsageError(f"{flag} {value} is not above 0 and below 0.5", "It is a rate of errors: try 0.05")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """The thresholds of one member, and the description of its training images that novelty is measured from."""
+
+    novelty: Novelty
+    novelty_threshold: float
+    false_alarm: float
+    confidence: LeastConfidence
+    label_sets: LabelSets
+    fitted_on: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Give what is stored beside the arrays."""
+        return {
+            "novelty": self.novelty.as_json(),
+            "novelty_threshold": self.novelty_threshold,
+            "false_alarm": self.false_alarm,
+            "confidence": self.confidence.as_json(),
+            "label_sets": self.label_sets.as_json(),
+            "fitted_on": self.fitted_on,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give the arrays by name."""
+        return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in self.novelty.arrays().items()}
+
+    @classmethod
+    def restored(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Doubt:
+        """Undo `as_json` and `tensors`; raises KeyError, TypeError or ValueError for anything else."""
+        return cls(
+            novelty=Novelty.restored(facts["novelty"], {k: v.numpy() for k, v in tensors.items()}),
+            novelty_threshold=float(facts["novelty_threshold"]),
+            false_alarm=float(facts["false_alarm"]),
+            confidence=LeastConfidence.from_json(facts["confidence"]),
+            label_sets=LabelSets.from_json(facts["label_sets"]),
+            fitted_on=str(facts["fitted_on"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Images (n) that the member was not fitted on: calibrated probabilities (n, C), labels, groups, novelty scores."""
+
+    probabilities: Scores
+    labels: Labels
+    groups: tuple[str, ...] | None
+    novelty: Scores
+    named: str
+
+
+def fit_doubt(novelty: Novelty, calibration: Calibration, settings: DoubtSettings) -> Doubt:
+    """Fit every threshold on calibration images."""
+    c = calibration
+    return Doubt(
+        novelty=novelty,
+        novelty_threshold=novelty_threshold(c.novelty, c.groups, settings.false_alarm),
+        false_alarm=settings.false_alarm,
+        confidence=least_confidence(c.probabilities, c.labels, c.groups, risk=settings.risk),
+        label_sets=fit_label_sets(c.probabilities, c.labels, c.groups, settings.alpha),
+        fitted_on=c.named,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """The thresholds that one image is held against: of several members the means, of their label sets the widest."""
+
+    novelty: float
+    confidence: float
+    label_sets: LabelSets
+
+    @classmethod
+    def of(cls, doubts: Sequence[Doubt | None]) -> Thresholds | None:
+        """Give those of several members together; None where one has none, because nothing was left to fit it on."""
+        known = [doubt for doubt in doubts if doubt is not None]
+        if not known or len(known) < len(doubts):
+            return None
+        sets = [doubt.label_sets for doubt in known]
+        refused = [each for each in sets if each.threshold is None]
+        widest = refused[0] if refused else max(sets, key=lambda each: each.threshold or 0.0)
+        return cls(
+            novelty=float(np.mean([doubt.novelty_threshold for doubt in known])),
+            confidence=float(np.mean([doubt.confidence.threshold for doubt in known])),
+            label_sets=widest,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubted:
+    """Which of n images are novel and which too unsure, (n,) each; and label sets (n, C), None where none can be promised."""
+
+    novel: Marks
+    uncertain: Marks
+    sets: Sets | None
+
+
+def doubted(probabilities: Scores, novelty: Scores, thresholds: Thresholds) -> Doubted:
+    """Hold probabilities (n, C) and novelty scores (n,) against the thresholds."""
+    label_sets = thresholds.label_sets
+    return Doubted(
+        novel=novelty > thresholds.novelty,
+        uncertain=probabilities.max(axis=1) < thresholds.confidence,
+        sets=None if label_sets.threshold is None else label_sets.sets(probabilities),
+    )

@@ -1,0 +1,124 @@
+"""About how long cells will take, from timing one batch, one epoch of each head and one fit of each machine here and now.
+
+An upper bound more often than not: heads are taken to need all their epochs, and random numbers are harder than images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from leukemia_cli.domain import HeadChoice, SvmChoice
+from leukemia_cli.learning.batches import augmented_view, plain_view, read_sample, view_rng
+from leukemia_cli.learning.comparing import Table
+from leukemia_cli.learning.features import Views, run_backbone
+from leukemia_cli.learning.fitting import fit_head
+from leukemia_cli.learning.svm import Kernels
+from leukemia_cli.learning.training import FEATURE_BATCH, INNER_FOLDS, Recipe, TrainPlan
+
+MOST_ROWS = 400
+"""Images that a timed fit sees; what more take is reckoned from it."""
+IMAGES_READ = 3
+STEP_PER_VIEW = 3.0
+"""A training step costs about three forward passes: one forward, and two of the same size backward."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimated:
+    """Seconds still to be spent on one backbone, on features, on choosing and fitting, and on fine-tuning."""
+
+    backbone: str
+    views: int
+    features_s: float
+    fits_s: float
+    tuning_s: float
+
+    @property
+    def seconds(self) -> float:
+        """Give the sum."""
+        return self.features_s + self.fits_s + self.tuning_s
+
+
+def estimate(backbone: str, cells: Sequence[tuple[Table, Recipe, TrainPlan]]) -> Estimated:
+    """Reckon what cells of one backbone that are not done yet will take."""
+    if not cells:
+        return Estimated(backbone=backbone, views=0, features_s=0.0, fits_s=0.0, tuning_s=0.0)
+    table, _, plan = cells[0]
+    compute_s = _forward_s(table)
+    missing: dict[int, int] = {}
+    for each, _, its in cells:
+        views = Views(count=its.views, augmentation=its.augmentation if its.views > 1 else None, seed=its.seed)
+        missing.setdefault(id(each.rows), each.rows.missing(views))
+    views_left = sum(missing.values())
+    features_s = views_left * max(compute_s, _read_s(table, plan) / table.machine.workers) if views_left else 0.0
+    fits_s = tuning_s = 0.0
+    known: dict[tuple[int, Recipe], float] = {}
+    for each, recipe, its in cells:
+        count = sum(sample.fold != 0 for sample in each.manifest.samples)
+        key = (count, recipe)
+        if key not in known:
+            known[key] = _fits_s(each, recipe, its, count)
+        fits_s += known[key]
+        if recipe.tune != "head":
+            tuning_s += its.fit.epochs * count * compute_s * STEP_PER_VIEW
+    return Estimated(backbone=backbone, views=views_left, features_s=features_s, fits_s=fits_s, tuning_s=tuning_s)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _forward_s(table: Table) -> float:
+    """Time a view through the backbone, the second batch counting."""
+    spec = table.loaded.preprocessing
+    random = np.random.default_rng(0)
+    batch = random.integers(0, 256, (FEATURE_BATCH, spec.input_size_px, spec.input_size_px, 3), dtype=np.uint8)
+    views = list(batch)
+    run_backbone(table.loaded.module, views, spec, table.machine)
+    return _timed(lambda: run_backbone(table.loaded.module, views, spec, table.machine)) / len(views)
+
+
+def _read_s(table: Table, plan: TrainPlan) -> float:
+    """Time reading an image, and give the seconds a view of it."""
+    spec, augmentation = table.loaded.preprocessing, plan.augmentation
+
+    def read() -> None:
+        for sample in table.manifest.samples[:IMAGES_READ]:
+            pixels = read_sample(sample, plan.max_megapixels)
+            plain_view(pixels, spec)
+            for view in range(1, plan.views):
+                if augmentation is not None:
+                    augmented_view(pixels, spec, augmentation, view_rng(0, sample.sha256 or "0" * 16, view))
+
+    return _timed(read) / (min(IMAGES_READ, len(table.manifest.samples)) * max(1, plan.views))
+
+
+def _fits_s(table: Table, recipe: Recipe, plan: TrainPlan, count: int) -> float:
+    """Time the candidates of one cell on random numbers of the right shape."""
+    rows = max(2 * len(table.manifest.task.classes), min(MOST_ROWS, count))
+    random = np.random.default_rng(0)
+    features = random.standard_normal((rows, plan.views, table.loaded.spec.feature_width)).astype(np.float32)
+    labels = np.arange(rows) % len(table.manifest.task.classes)
+    more = count / rows
+    classes = len(table.manifest.task.classes)
+
+    def head(choice: HeadChoice) -> float:
+        once = _timed(
+            lambda: fit_head(
+                features, labels, choice, plan.head_fit, class_count=classes, seed=0, validation=None, epochs=1
+            )
+        )
+        return once * more * plan.head_fit.epochs
+
+    def machine(choice: SvmChoice) -> float:
+        return _timed(lambda: Kernels(features, labels).fit(choice, classes)) * more**2
+
+    heads = [head(choice) for choice in recipe.heads]
+    machines = [machine(choice) for choice in recipe.svms]
+    candidates = sum(heads) + sum(machines)
+    return (INNER_FOLDS * candidates + max([*heads, *machines], default=0.0)) / table.machine.workers

@@ -1,0 +1,629 @@
+"""`leuk compare`: the paper's whole table, backbones × variants over grouped folds × repeats, every choice nested.
+
+Requirements met here:
+- Each image and view goes through a backbone once, whatever the number of variants, folds and repeats.
+- A cell that is done is never done again: the same command after an interruption, or with one variant more, goes on.
+- Figures are those of the first partition, the manifest's own; further partitions show spread and nothing else.
+- The optimistic protocol is never shown without its name, nor without the grouped figures beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from leukemia_cli import __version__
+from leukemia_cli.catalog import BACKBONES, VARIANTS, candidates, find_backbone, find_variant
+from leukemia_cli.data.splits import deal_folds, repeat_folds
+from leukemia_cli.domain import NO_GROUPS, Manifest, Note, Track, counted, few_groups, fingerprint, silent, unheard
+from leukemia_cli.errors import UsageError
+from leukemia_cli.judging.comparison import compare_pairs
+from leukemia_cli.judging.intervals import Estimate, group_bootstrap, plain_values
+from leukemia_cli.judging.metrics import METRICS
+from leukemia_cli.judging.predictions import Predictions
+from leukemia_cli.learning.comparing import (
+    Judged,
+    Table,
+    cell_key,
+    copies_of,
+    finished_cell,
+    run_cell,
+    table_of,
+)
+from leukemia_cli.learning.estimating import Estimated, estimate
+from leukemia_cli.learning.features import Views
+from leukemia_cli.learning.machine import Machine, choose_machine
+from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of
+from leukemia_cli.learning.training import Recipe, TrainPlan, within
+from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
+from leukemia_cli.reporting.comparison import (
+    CandidateScore,
+    ComparisonDocument,
+    PairedDifference,
+    PaperFigure,
+    comparison_csv,
+    comparison_latex,
+    comparison_markdown,
+    comparison_page,
+)
+from leukemia_cli.reporting.evaluation import Figure, is_random, subset_of
+from leukemia_cli.workspace import Workspace, fresh_folder, now, write_bytes, write_json, write_text
+
+SCHEMA_VERSION = 1
+PAIRED_METRICS = ("balanced_accuracy", "macro_f1")
+IMAGE_FOLDS = 5
+"""The optimistic protocol holds one of five parts out: 80/20."""
+
+PAPER_FIGURES: tuple[PaperFigure, ...] = (
+    {"task": "binary", "model": "SENet-D", "metric": "accuracy", "value": 0.9984},
+    {"task": "five-class", "model": "SENet-D", "metric": "accuracy", "value": 0.8448},
+)
+"""Nisar, Lee and Ali 2025, ICON-SONICS, abstract."""
+
+Protocol = Literal["grouped", "paper"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareSettings:
+    """Which rows, by which protocol, how often; `training` says the rest, its backbone and variant are not read."""
+
+    backbones: tuple[str, ...] = tuple(name for name, b in BACKBONES.items() if b.in_paper)
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    protocol: Protocol = "grouped"
+    copies: int = 5
+    repeats: int = 3
+    resamples: int = 2000
+    training: TrainSettings = field(default_factory=lambda: TrainSettings(grid="quick"))
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--repeats", self.repeats), ("--resamples", self.resamples), ("--copies", self.copies)):
+            if value < 1:
+                raise UsageError(f"{flag} {value} is too small", "Use at least 1")
+        for backbone in self.backbones:
+            find_backbone(backbone)
+        for variant in self.variants:
+            find_variant(variant)
+        if self.protocol == "paper" and self.training.tune != "head":
+            raise UsageError(
+                f"--protocol paper does not go with --tune {self.training.tune}",
+                "It shows what the split alone is worth, on the features of a frozen backbone: leave --tune out",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """A written comparison: its folder and what its compare.json holds."""
+
+    folder: Path
+    document: ComparisonDocument
+
+    def as_json(self) -> dict[str, Any]:
+        """Give compare.json's content and where it lies."""
+        return {**self.document, "folder": str(self.folder)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What a comparison would run: cells by row, and about how long."""
+
+    cells: tuple[dict[str, Any], ...]
+    repeats: int
+    repeats_note: str | None
+    estimates: tuple[Estimated, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Give the estimate of the whole, in seconds."""
+        return sum(e.seconds for e in self.estimates)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give rows, counts and seconds."""
+        return {
+            "dry_run": True,
+            "rows": list(self.cells),
+            "cells": sum(row["cells"] for row in self.cells),
+            "finished": sum(row["finished"] for row in self.cells),
+            "repeats": self.repeats,
+            "repeats_note": self.repeats_note,
+            "estimates": [asdict(e) for e in self.estimates],
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cell:
+    """Where a cell stands in the comparison, and what it is made from."""
+
+    backbone: str
+    variant: str
+    protocol: Protocol
+    repeat: int
+    fold: int
+    key: str
+    table: Table
+    recipe: Recipe
+    plan: TrainPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """A backbone with a variant, judged: predictions of each repeat and the cells behind them."""
+
+    backbone: str
+    variant: str
+    weights: str
+    random_weights: bool
+    predictions: tuple[Predictions, ...]
+    cells: tuple[tuple[_Cell, Judged], ...]
+
+
+def compare(
+    workspace: Workspace,
+    manifest: Manifest,
+    settings: CompareSettings,
+    *,
+    command: Sequence[str] = (),
+    track: Track = silent,
+    note: Note = unheard,
+) -> Compared:
+    """Run every cell that is not done, and write `comparisons/<id>/`; raises UsageError for a manifest without folds."""
+    machine, loaded, partitions, repeats_note = _begin(manifest, settings, note)
+    rows: dict[Protocol, list[_Row]] = {"grouped": [], "paper": []}
+    for backbone, weights in loaded.items():
+        for protocol in _protocols(settings):
+            cells = list(
+                _cells(workspace, manifest, settings, backbone, weights, protocol, partitions, machine, track, note)
+            )
+            judged = _judge(cells, workspace, note)
+            rows[protocol] += _rows(settings, manifest, backbone, weights, protocol, judged)
+    document = _document(manifest, settings, rows, len(partitions), repeats_note, command)
+    folder = workspace.comparisons_folder / document["id"]
+    with fresh_folder(folder) as beside:
+        write_json(beside / "compare.json", document)
+        write_bytes(beside / "compare.csv", comparison_csv(document))
+        write_text(beside / "compare.md", comparison_markdown(document))
+        write_text(beside / "compare.tex", comparison_latex(document))
+        write_text(beside / "compare.html", comparison_page(document))
+    return Compared(folder=folder, document=document)
+
+
+def plan_comparison(
+    workspace: Workspace, manifest: Manifest, settings: CompareSettings, *, note: Note = unheard
+) -> Planned:
+    """Say which cells would run, and about how long they take, from a measurement of some seconds; writes nothing."""
+    machine, loaded, partitions, repeats_note = _begin(manifest, settings, note)
+    listed: list[dict[str, Any]] = []
+    estimates = []
+    for backbone, weights in loaded.items():
+        todo: list[_Cell] = []
+        for protocol in _protocols(settings):
+            cells = list(
+                _cells(workspace, manifest, settings, backbone, weights, protocol, partitions, machine, silent, note)
+            )
+            left = [cell for cell in cells if finished_cell(cell.table, cell.key) is None]
+            todo += left
+            for variant in settings.variants:
+                mine = [cell for cell in cells if cell.variant == variant]
+                recipe = mine[0].recipe
+                listed.append(
+                    {
+                        "backbone": backbone,
+                        "variant": variant,
+                        "protocol": protocol,
+                        "candidates": len(recipe.heads) + len(recipe.svms),
+                        "cells": len(mine),
+                        "finished": len(mine) - sum(cell.variant == variant for cell in left),
+                    }
+                )
+        estimates.append(estimate(backbone, [(c.table, c.recipe, c.plan) for c in todo]))
+    return Planned(cells=tuple(listed), repeats=len(partitions), repeats_note=repeats_note, estimates=tuple(estimates))
+
+
+# ---------------------------------------------------------------------------------------------------------- cells
+
+
+def _protocols(settings: CompareSettings) -> tuple[Protocol, ...]:
+    """Give the protocols to run: the grouped one always, since the other is nothing without it."""
+    return ("grouped", "paper") if settings.protocol == "paper" else ("grouped",)
+
+
+def _begin(
+    manifest: Manifest, settings: CompareSettings, note: Note
+) -> tuple[Machine, dict[str, LoadedBackbone], list[tuple[int, ...]], str | None]:
+    """Fail before hours of work: folds, partitions, weights of every backbone."""
+    if manifest.folds is None:
+        raise UsageError(
+            "the manifest has splits, and a comparison needs folds", "Prepare the same data again with --folds 5"
+        )
+    dealt = [-1 if sample.fold is None else sample.fold for sample in manifest.samples]
+    rows = [(sample.group, sample.label) for sample in manifest.samples]
+    partitions = repeat_folds(rows, dealt, manifest.folds, settings.repeats, settings.training.seed)
+    told = None
+    if len(partitions) < settings.repeats:
+        told = (
+            f"{settings.repeats} repeats were asked for, and the groups gave "
+            f"{counted(len(partitions), 'distinct partition')} into {manifest.folds} folds"
+        )
+        note(f"warning: {told}")
+    machine = choose_machine(settings.training.device, settings.training.workers)
+    note(f"device: {machine.description}")
+    loaded = {}
+    for backbone in dict.fromkeys(settings.backbones):
+        loaded[backbone] = load_backbone(
+            backbone,
+            settings.training.weights,
+            seed=settings.training.seed,
+            fit=settings.training.fit,
+            input_size_px=settings.training.input_size_px,
+        )
+        note(f"backbone: {backbone}, weights: {loaded[backbone].spec.weights_source}")
+        if loaded[backbone].spec.is_random:
+            note("warning: --weights none: the backbone is random, never trained on anything; expect poor figures")
+    return machine, loaded, partitions, told
+
+
+def _settings_of(settings: CompareSettings, backbone: str, variant: str) -> TrainSettings:
+    """Give the training settings of a row: flags that mean nothing to its variant are meant for the others."""
+    knobs = find_variant(variant).knobs
+    given = settings.training
+    return replace(
+        given,
+        backbone=backbone,
+        variant=variant,
+        feature_sizes=given.feature_sizes if "hidden" in knobs else None,
+        dropout_rates=given.dropout_rates if "rates" in knobs else None,
+        selected=given.selected if "selected" in knobs else None,
+        selectors=given.selectors if "selected" in knobs and _selects(variant, given) else None,
+        kernels=given.kernels if "kernels" in knobs else None,
+    )
+
+
+def _selects(variant: str, given: TrainSettings) -> bool:
+    """Tell whether any candidate keeps only some features: then it matters by what they are kept."""
+    found = find_variant(variant)
+    own = candidates(found, given.grid)
+    counts = given.selected or (*(h.selected for h in own.heads), *(s.selected for s in own.svms))
+    return any(count is not None for count in counts)
+
+
+def _cells(
+    workspace: Workspace,
+    manifest: Manifest,
+    settings: CompareSettings,
+    backbone: str,
+    loaded: LoadedBackbone,
+    protocol: Protocol,
+    partitions: Sequence[Sequence[int]],
+    machine: Machine,
+    track: Track,
+    note: Note,
+) -> Iterator[_Cell]:
+    """Yield the cells of one backbone under one protocol, first repeat first."""
+    plan = replace(plan_of(replace(settings.training, backbone=backbone), machine), doubt=None)
+    table = table_of(
+        manifest,
+        loaded,
+        plan,
+        machine=machine,
+        cache_root=workspace.features_folder / "cache",
+        cells=workspace.comparisons_folder / "cells",
+        track=track,
+    )
+    folds: Sequence[int] = range(manifest.folds or 0)
+    if protocol == "paper":
+        views = Views(count=settings.copies + 1, augmentation=plan.augmentation, seed=plan.seed)
+        table = copies_of(table, views)
+        plan = replace(plan, views=1)
+        dealt = [(s.group, s.label) for s in table.manifest.samples]
+        partitions = [
+            deal_folds(dealt, IMAGE_FOLDS, settings.training.seed + repeat) for repeat in range(len(partitions))
+        ]
+        folds = (0,)
+    recipes = {
+        variant: within(recipe_of(_settings_of(settings, backbone, variant)), loaded.spec.feature_width, note)
+        for variant in settings.variants
+    }
+    for repeat, partition in enumerate(partitions):
+        dealt_table = table.dealt(partition)
+        for variant, recipe in recipes.items():
+            for fold in folds:
+                yield _Cell(
+                    backbone=backbone,
+                    variant=variant,
+                    protocol=protocol,
+                    repeat=repeat,
+                    fold=fold,
+                    key=cell_key(dealt_table, recipe, plan, fold),
+                    table=dealt_table,
+                    recipe=recipe,
+                    plan=plan,
+                )
+
+
+def _judge(cells: Sequence[_Cell], workspace: Workspace, note: Note) -> list[tuple[_Cell, Judged]]:
+    """Take the cells that are done and run the others, saying how far it is and about how long it takes."""
+    done = {cell.key: finished_cell(cell.table, cell.key, note) for cell in cells}
+    kept = sum(judged is not None for judged in done.values())
+    if kept:
+        note(f"{counted(kept, 'cell')} of {len(cells)} done before")
+    started, made = time.monotonic(), 0
+    todo = sum(judged is None for judged in done.values())
+    for cell in cells:
+        if done[cell.key] is not None:
+            continue
+        result = run_cell(
+            cell.table,
+            cell.recipe,
+            cell.plan,
+            cell.fold,
+            cell.key,
+            resume_hint="Run the same command again: finished cells are kept",
+            note=note,
+        )
+        done[cell.key] = result
+        made += 1
+        left = (time.monotonic() - started) / made * (todo - made)
+        optimistic = " (optimistic protocol)" if cell.protocol == "paper" else ""
+        note(
+            f"{cell.backbone} {cell.variant}{optimistic}, repeat {cell.repeat + 1}, fold {cell.fold}: {result.choice}; "
+            f"{made} of {counted(todo, 'cell')}, about {left:.0f} s left for {cell.backbone}"
+        )
+    return [(cell, judged) for cell in cells if (judged := done[cell.key]) is not None]
+
+
+# ----------------------------------------------------------------------------------------------------------- rows
+
+
+def _rows(
+    settings: CompareSettings,
+    manifest: Manifest,
+    backbone: str,
+    loaded: LoadedBackbone,
+    protocol: Protocol,
+    judged: Sequence[tuple[_Cell, Judged]],
+) -> list[_Row]:
+    rows = []
+    for variant in settings.variants:
+        mine = [(cell, result) for cell, result in judged if cell.variant == variant]
+        repeats = sorted({cell.repeat for cell, _ in mine})
+        rows.append(
+            _Row(
+                backbone=backbone,
+                variant=variant,
+                weights=loaded.spec.weights if loaded.spec.is_random else loaded.spec.weights_source,
+                random_weights=is_random(loaded.spec.weights),
+                predictions=tuple(
+                    _predictions(manifest, protocol, [(c, r) for c, r in mine if c.repeat == repeat])
+                    for repeat in repeats
+                ),
+                cells=tuple(mine),
+            )
+        )
+    return rows
+
+
+def _predictions(manifest: Manifest, protocol: Protocol, judged: Sequence[tuple[_Cell, Judged]]) -> Predictions:
+    """Pool the judgements of one partition, in the order of the images."""
+    samples = judged[0][0].table.manifest.samples
+    at: dict[int, np.ndarray[Any, np.dtype[np.float64]]] = {}
+    for _, result in judged:
+        at.update(zip(result.places, result.probabilities, strict=True))
+    places = sorted(at)
+    order = {name: i for i, name in enumerate(manifest.task.classes)}
+    return Predictions(
+        classes=manifest.task.classes,
+        positive=manifest.task.positive,
+        labels=np.array([order[samples[i].label] for i in places], dtype=np.int64),
+        probabilities=np.stack([at[i] for i in places]),
+        groups=tuple(samples[i].group for i in places),
+        groups_source="none" if protocol == "paper" else manifest.groups_source,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- document
+
+
+def _document(
+    manifest: Manifest,
+    settings: CompareSettings,
+    rows: Mapping[Protocol, Sequence[_Row]],
+    repeats: int,
+    repeats_note: str | None,
+    command: Sequence[str],
+) -> ComparisonDocument:
+    shown = rows[settings.protocol]
+    seed = settings.training.seed
+    estimates = {id(row): group_bootstrap(row.predictions[0], resamples=settings.resamples, seed=seed) for row in shown}
+    grouped = [group_bootstrap(row.predictions[0], resamples=settings.resamples, seed=seed) for row in rows["grouped"]]
+    per_class = {c: len({s.group for s in manifest.samples if s.label == c}) for c in manifest.task.classes}
+    optimistic = settings.protocol == "paper"
+    identity = {
+        "manifest": manifest.fingerprint,
+        "settings": asdict(replace(settings, training=replace(settings.training, device="auto", workers=None))),
+    }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "id": f"{settings.protocol}-{fingerprint(identity)[:8]}",
+        "protocol": settings.protocol,
+        "protocol_title": _protocol_title(manifest, settings, repeats),
+        "optimistic": optimistic,
+        "task": manifest.task.name,
+        "subset": subset_of(manifest.task.classes, manifest.task.whole),
+        "classes": list(manifest.task.classes),
+        "positive": manifest.task.positive,
+        "images": len(manifest.samples),
+        "groups": len({sample.group for sample in manifest.samples}),
+        "groups_source": manifest.groups_source,
+        "groups_per_class": per_class,
+        "folds": IMAGE_FOLDS if optimistic else int(manifest.folds or 0),
+        "repeats": repeats,
+        "repeats_asked": settings.repeats,
+        "repeats_note": repeats_note,
+        "grid": settings.training.grid,
+        "tune": settings.training.tune,
+        "views": 1 if optimistic else settings.training.views,
+        "copies": len(manifest.samples) * (settings.copies + 1) if optimistic else None,
+        "seed": seed,
+        "manifest": manifest.fingerprint,
+        "created": now(),
+        "leuk_version": __version__,
+        "command": list(command),
+        "copies_per_image": settings.copies if optimistic else None,
+        "headline_metric": "balanced_accuracy",
+        "rows": [
+            {
+                "backbone": row.backbone,
+                "variant": row.variant,
+                "weights": row.weights,
+                "random_weights": row.random_weights,
+                "metrics": {name: _figure(e) for name, e in estimates[id(row)].items()},
+                "repeats": _repeats(row.predictions),
+                "choices": [
+                    {
+                        "repeat": cell.repeat,
+                        "fold": cell.fold,
+                        "choice": judged.choice,
+                        "trials": cast(list[CandidateScore], list(judged.trials)),
+                    }
+                    for cell, judged in row.cells
+                ],
+                "seconds": sum(judged.seconds for _, judged in row.cells),
+            }
+            for row in shown
+        ],
+        "differences": _differences(settings, shown),
+        "paper": list(PAPER_FIGURES),
+        "protocol_differences": _protocol_differences(settings),
+        "optimism": [
+            {
+                "backbone": row.backbone,
+                "variant": row.variant,
+                "metric": name,
+                "optimistic": _figure(estimates[id(row)][name]),
+                "grouped": _figure(honest[name]),
+                "difference": _minus(estimates[id(row)][name].value, honest[name].value),
+            }
+            for row, honest in zip(shown if optimistic else (), grouped, strict=False)
+            for name in ("balanced_accuracy", "accuracy", "macro_f1")
+        ],
+        "warnings": _warnings(manifest, settings, shown, per_class, repeats_note),
+    }
+
+
+def _figure(estimate: Estimate) -> Figure:
+    return cast(Figure, asdict(estimate))
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _repeats(predictions: Sequence[Predictions]) -> dict[str, list[float | None]]:
+    values = [plain_values(p, METRICS) for p in predictions]
+    return {name: [value[name] for value in values] for name in METRICS}
+
+
+def _differences(settings: CompareSettings, rows: Sequence[_Row]) -> list[PairedDifference]:
+    """Compare the rows that differ in one thing: two variants of a backbone, or two backbones with a variant."""
+    named = {f"{row.backbone} {row.variant}": row for row in rows}
+    pairs = [
+        (a, b)
+        for i, (a, one) in enumerate(named.items())
+        for b, other in list(named.items())[i + 1 :]
+        if (one.backbone == other.backbone) != (one.variant == other.variant)
+    ]
+    contrasts = compare_pairs(
+        {name: row.predictions[0] for name, row in named.items()},
+        PAIRED_METRICS,
+        pairs=pairs,
+        resamples=settings.resamples,
+        seed=settings.training.seed,
+    )
+    return [
+        {
+            "a": {"backbone": named[c.a].backbone, "variant": named[c.a].variant},
+            "b": {"backbone": named[c.b].backbone, "variant": named[c.b].variant},
+            "metric": c.difference.metric,
+            "value": c.difference.value,
+            "low": c.difference.low,
+            "high": c.difference.high,
+            "n": c.difference.n,
+            "groups": c.difference.groups,
+            "method": c.difference.method,
+            "freedom": c.difference.freedom,
+            "p": c.p,
+            "p_holm": c.p_holm,
+            "test": c.test,
+        }
+        for c in contrasts
+    ]
+
+
+def _protocol_title(manifest: Manifest, settings: CompareSettings, repeats: int) -> str:
+    if settings.protocol == "paper":
+        return (
+            f"optimistic protocol: {settings.copies} augmented copies of each image beside it, then a random 80/20 split "
+            f"of the copies, patients ignored; {counted(repeats, 'repeat')}"
+        )
+    unit = "image" if manifest.groups_source == "none" else "group"
+    return (
+        f"{manifest.folds} folds by {unit} × {counted(repeats, 'repeat')}, out-of-fold predictions pooled, every choice "
+        "made inside the training folds"
+    )
+
+
+def _protocol_differences(settings: CompareSettings) -> list[str]:
+    return [
+        "other images: theirs were of ALL-IDB1 and the ASH Image Bank, in numbers that are not published",
+        "their split is not published; here no group is ever on both sides"
+        if settings.protocol == "grouped"
+        else "their split is not published; this one ignores patients and copies, as much of the literature does",
+        "their hyper-parameters, widths and rates are not published; ours are chosen inside the training folds"
+        if settings.protocol == "grouped"
+        else "their hyper-parameters, widths and rates are not published; ours are chosen inside the training part",
+        "they give one accuracy each; we lead with balanced accuracy, with its interval"
+        if settings.protocol == "grouped"
+        else "they give one accuracy each, without counts or an interval",
+        f"how far they trained their backbones is not published; here: {settings.training.tune}",
+    ]
+
+
+def _warnings(
+    manifest: Manifest,
+    settings: CompareSettings,
+    rows: Sequence[_Row],
+    per_class: Mapping[str, int],
+    repeats_note: str | None,
+) -> list[str]:
+    found = []
+    if settings.protocol == "paper":
+        found.append(
+            "OPTIMISTIC PROTOCOL: copies of one image, and images of one patient, lie in training and test data alike; "
+            "these figures say how much such a split flatters, not how good a model is"
+        )
+    random = sorted({row.backbone for row in rows if row.random_weights})
+    if random:
+        found.append(
+            f"RANDOM WEIGHTS: {', '.join(random)} started from random numbers (weights: none), nothing was pretrained; "
+            "these figures say nothing about what the method can do"
+        )
+    subset = subset_of(manifest.task.classes, manifest.task.whole)
+    if subset:
+        found.append(
+            f"{subset} ({', '.join(manifest.task.classes)}): not to be compared with figures of the whole task"
+        )
+    if repeats_note:
+        found.append(repeats_note)
+    if manifest.groups_source == "none":
+        found.append(NO_GROUPS)
+    else:
+        found += few_groups(per_class)
+    unchosen = [f"{row.backbone} {row.variant}" for row in rows if any(not judged.trials for _, judged in row.cells)]
+    if unchosen:
+        found.append(f"too few groups to choose by in some folds of {', '.join(unchosen)}: defaults were taken there")
+    return [*dict.fromkeys([*found, *(w for w in manifest.warnings if not w.startswith("fewer than"))])]
