@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, is_typeddict
 
 import pytest
 
@@ -100,10 +100,12 @@ def followed(clone: Path) -> dict[str, str]:
 
 
 def test_the_readme_runs_as_written(clone: Path, followed: dict[str, str]) -> None:
-    assert list(followed) == ["prepare", "train", "extract-features", "fit-svm", "evaluate", "classify"]
+    assert list(followed) == ["prepare", "train", "extract-features", "fit-svm", "evaluate", "compare", "classify"]
     assert len((clone / "features.csv").read_text().splitlines()) == 1 + 120
     rows = followed["classify"].splitlines()
     assert len(rows) == 1 + 1 + 4 and rows[0].startswith("path,label,decision,")
+    assert rows[1].startswith("sample_images/slide.png,") and ",abstain,novel," in rows[1], "another kind of picture"
+    assert followed["evaluate"].splitlines()[-1].endswith("report.html"), "the README promises that it is named last"
     metrics = json.loads(next((clone / "leuk-workspace" / "reports").glob("*/report.json")).read_text())["metrics"]
     assert metrics["balanced_accuracy"]["low"] is not None, "the README promises an interval"
 
@@ -120,19 +122,48 @@ def test_every_key_of_the_files_is_documented(clone: Path, followed: dict[str, s
         columns = next(workspace.glob(pattern)).read_text().splitlines()[0].split(",")
         plain = [column for column in columns if not column.startswith("score_")]
         assert [column for column in plain if not re.search(rf"\b{column}\b", text)] == [], pattern
-    files = {p.name for p in workspace.glob("re*/*/*") if p.is_file()} | {p.name for p in workspace.glob("runs/*/*")}
+    for run in workspace.glob("runs/*/run.json"):
+        for member in json.loads(run.read_text())["members"]:
+            doubt = member["doubt"]
+            stored = {"doubt", *doubt, *doubt["novelty"], *doubt["confidence"], *doubt["label_sets"]}
+            assert {key for key in stored if f"`{key}`" not in text} == set()
+    folders = ("re*/*/*", "runs/*/*", "comparisons/*-*/*")
+    files = {p.name for folder in folders for p in workspace.glob(folder) if p.is_file()}
+    assert files >= {"report.html", "doubt.safetensors", "compare.tex"}
     assert {name for name in files if name not in text} == set()
 
 
+def test_every_key_of_the_reports_is_documented(clone: Path, followed: dict[str, str]) -> None:
+    del followed
+    workspace, text = clone / "leuk-workspace", read(REFERENCE / "json.md")
+    (file,) = workspace.glob("reports/*/report.json")
+    report = json.loads(file.read_text())
+    curve = next(iter(report["curves"]["roc"].values()))
+    keys = {key for part in ("curves", "calibration", "abstention", "label_sets", "bootstrap") for key in report[part]}
+    keys |= {*report["curves"]["risk_coverage"], *report["curves"]["reliability"]["after"][0], *curve}
+    keys |= {*report["mistakes"][0], *report["facts"]}
+    (file,) = workspace.glob("comparisons/*-*/compare.json")
+    document = json.loads(file.read_text())
+    trials = [trial for row in document["rows"] for choice in row["choices"] for trial in choice["trials"]]
+    keys |= {*document, *document["rows"][0], *(key for trial in trials for key in (*trial, *trial["choice"]))}
+    assert {key for key in keys if f"`{key}`" not in text} == set()
+
+
 def test_every_json_key_is_documented() -> None:
+    from leukemia_cli.learning.estimating import Estimated
+    from leukemia_cli.learning.heatmaps import Faithfulness
     from leukemia_cli.learning.runs import REPORTED
-    from leukemia_cli.reporting.evaluation import Calibration, ClassRow, Figure, Report
+    from leukemia_cli.reporting import comparison, evaluation
     from leukemia_cli.reporting.findings import columns
+    from leukemia_cli.steps.compare import Planned
 
     text = read(REFERENCE / "json.md")
     keys = {*REPORTED, *columns(())}
-    for kind in (Report, Figure, ClassRow, Calibration):
+    kinds = [kind for module in (comparison, evaluation) for kind in vars(module).values() if is_typeddict(kind)]
+    assert len(kinds) > 10
+    for kind in (*kinds, evaluation.Drop, evaluation.Mistake, Faithfulness, Estimated):
         keys |= set(kind.__annotations__)
+    keys |= set(Planned(cells=(), repeats=0, repeats_note=None, estimates=()).as_json())
     assert {key for key in keys if f"`{key}`" not in text} == set()
 
 
@@ -140,7 +171,7 @@ def test_the_python_example_runs(clone: Path, followed: dict[str, str]) -> None:
     del followed  # it uses the features that the README's commands have kept
     (example,) = fenced(read(REFERENCE / "python.md"), "python")
     printed = _run(clone, [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", example])
-    assert "120 images" in printed and "sample_images/slide.png label" in printed
+    assert "120 images" in printed and "sample_images/slide.png abstain " in printed
 
 
 def test_every_public_function_is_in_the_python_page() -> None:

@@ -114,7 +114,7 @@ def fit_novelty(features: NDArray[np.floating[Any]]) -> Novelty:
 
 def _principal(centred: FloatArray, most: int) -> FloatArray:
     """Give the `most` orthonormal directions (K, D) of largest variance, each with its greatest part positive."""
-    from scipy import linalg  # type: ignore[import-untyped]
+    from scipy import linalg
 
     images, width = centred.shape
     if images >= width:

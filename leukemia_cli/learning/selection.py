@@ -211,7 +211,7 @@ class _Prepared(Generic[Choice]):
 @contextlib.contextmanager
 def _one_core_each() -> Iterator[None]:
     """Keep matrix products in one thread: fits beside each other would wait for each other's, and bits would differ."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     with one_thread(), threadpool_limits(limits=1, user_api="blas"):
         yield
