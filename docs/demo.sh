@@ -16,22 +16,25 @@ show that the tool works, and nothing about blood. For research use only, not a 
 The workspace is ./leuk-demo (LEUK_WORKSPACE=leuk-demo).
 TEXT
 
-step "1 of 6: open every image, keep each drawn patient's images together, deal the patients into 3 folds" \
+step "1 of 7: open every image, keep each drawn patient's images together, deal the patients into 3 folds" \
   leuk prepare sample_images --task five-class --folds 3
 
-step "2 of 6: train feature selection, hidden layer and dropout (SENet-D's recipe) on a small backbone" \
+step "2 of 7: train feature selection, hidden layer and dropout (SENet-D's recipe) on a small backbone" \
   leuk train --backbone efficientnet-lite0 --variant dropout
 
-step "3 of 6: keep the feature vector of every image as a table" \
+step "3 of 7: keep the feature vector of every image as a table" \
   leuk extract-features --backbone efficientnet-lite0 --format csv --output leuk-demo/features.csv
 
-step "4 of 6: fit a support vector machine on the same features" \
+step "4 of 7: fit a support vector machine on the same features" \
   leuk fit-svm --backbone efficientnet-lite0
 
-step "5 of 6: judge the run that is best on validation, by out-of-fold predictions" \
+step "5 of 7: judge the run that is best on validation, by out-of-fold predictions" \
   leuk evaluate best
 
-step "6 of 6: classify a larger field of an ALL patient in no folder, and a folder of a healthy one that was trained on" \
+step "6 of 7: compare two variants on the same images, every choice made inside training" \
+  leuk compare --backbones efficientnet-lite0 --variants base,svm --repeats 1
+
+step "7 of 7: classify a larger field of an ALL patient in no folder, and a folder of a healthy one that was trained on" \
   leuk classify sample_images/slide.png sample_images/HTL/htl-patient-01
 
 # The newest report, whichever run was best.
@@ -39,7 +42,7 @@ report=$(ls -td leuk-demo/reports/*-test | head -n 1)
 cat <<TEXT
 
 Done.
-  report:            $report/report.md (confusion.svg and predictions.csv beside it)
+  report:            $report/report.html (open it in a browser; report.md and predictions.csv beside it)
   feature vectors:   leuk-demo/features.csv
 Try next (put .venv/bin on your PATH first: export PATH="\$PWD/.venv/bin:\$PATH"):
   your own images:   leuk prepare MY_IMAGES --task five-class    (one folder a class, in it one a patient)

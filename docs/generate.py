@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -75,9 +76,10 @@ def _shell(text: str) -> str:
 
 
 def catalog() -> str:
-    """Give the tables of tasks, backbones, variants, layouts and image files."""
-    from leukemia_cli.catalog import BACKBONES, IMAGE_SUFFIXES, TASKS, VARIANTS
+    """Give the tables of tasks, backbones, variants, selectors, layouts and image files."""
+    from leukemia_cli.catalog import BACKBONES, GRIDS, IMAGE_SUFFIXES, TASKS, VARIANTS, candidates
     from leukemia_cli.data.layouts import LAYOUTS
+    from leukemia_cli.learning.selectors import SELECTORS
 
     tasks = []
     for task in TASKS.values():
@@ -122,16 +124,32 @@ def catalog() -> str:
         ),
         "## Variants",
         "`--variant`. The candidates are ours, and so is their choice: the paper publishes none. The best on validation "
-        "is kept; the first is taken where groups are too few to choose.",
+        "is kept; the first is taken where groups are too few to choose. `leuk train` tries the full grid; `leuk compare` "
+        "the quick one, or with `--grid full` the full one.",
     ]  # fmt: skip
     for v in VARIANTS.values():
-        knobs = {"hidden": "--feature-sizes", "rates": "--dropout-rates", "selected": "--select", "kernels": "--kernel"}
-        flags = ", ".join(f"`{knobs[knob]}`" for knob in v.knobs) or "none"
+        knobs = {
+            "hidden": "`--feature-sizes`",
+            "rates": "`--dropout-rates`",
+            "selected": "`--select`, `--select-by`",
+            "kernels": "`--kernel`",
+        }
+        flags = ", ".join(knobs[knob] for knob in v.knobs) or "none"
+        grids = [candidates(v, grid) for grid in GRIDS]
+        tried = [[c.title for c in (*grid.heads, *grid.svms)] for grid in grids]
         blocks += [
             f"### {v.name}",
             f"{v.title[0].upper()}{v.title[1:]}. In the paper: {v.paper}. Flags that change the candidates: {flags}.",
-            _table(("#", "Candidate"), [(str(i), c.title) for i, c in enumerate([*v.heads, *v.svms], start=1)]),
+            _table(
+                ("#", *(f"Candidate, {grid}" for grid in GRIDS)),
+                [(str(i), *titles) for i, titles in enumerate(itertools.zip_longest(*tried, fillvalue="–"), start=1)],
+            ),
         ]
+    blocks += [
+        "## Feature selectors",
+        "`--select-by`, where only some features are kept: they are ranked by the images that a model is fitted to.",
+        _table(("Name", "Ranks by", "Source"), [(f"`{s.name}`", s.title, s.source) for s in SELECTORS.values()]),
+    ]
     blocks += [
         "## Layouts",
         "`--layout`. `auto` takes the one that a source is recognised as, and says why.",
@@ -173,7 +191,7 @@ def exit_codes() -> str:
             "A closed list. An error is two lines on stderr: `error:` with what is wrong, `hint:` with what to do. With "
             '`--json` it is also the one document on stdout: `{"error": {"problem", "hint", "exit_code"}}`.',
             _table(("Code", "Exception in Python", "Meaning"), rows),
-            "No flag of this version sets a threshold yet, so nothing ends with 6.",
+            "`leuk evaluate --min` and `--max` set thresholds. The report is written before they are held against it.",
         ]
     )
 
@@ -199,10 +217,11 @@ def metrics() -> str:
             "Every metric counts every image. A class without images has no figure (null), never zero.",
             _table(("Key", "Name", "Better", "Range", "What it says"), rows),
             "## Intervals",
-            f"95 %, from a bootstrap that draws whole groups with replacement within their class. There is none, with the "
-            f"reason in `method`, where a class has fewer than {FEWEST_GROUPS} groups, or where the figure is undefined "
-            f"in more than {100 * MOST_UNDEFINED:g} % of the draws. Where groups are not known, images are drawn and the "
-            "interval is called optimistic.",
+            f"95 %, from a bootstrap that draws whole groups with replacement within their class, and Student's t on the "
+            f"log-odds: [how, and how often they hold](../explanation/statistics.md). There is none, with the reason in "
+            f"`method`, where a class has fewer than {FEWEST_GROUPS} groups, or where the figure is undefined in more than "
+            f"{100 * MOST_UNDEFINED:g} % of the draws. Where groups are not known, images are drawn, or the exact binomial "
+            "interval is given, and it is called optimistic.",
         ]
     )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bar",
     "ClassifySettings",
     "CompareSettings",
     "DataError",
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from leukemia_cli.learning.recipes import TrainSettings
     from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
     from leukemia_cli.steps.compare import CompareSettings, compare, plan_comparison
-    from leukemia_cli.steps.evaluate import EvaluateSettings, evaluate
+    from leukemia_cli.steps.evaluate import Bar, EvaluateSettings, evaluate
     from leukemia_cli.steps.extract_features import ExtractSettings, extract_features
     from leukemia_cli.steps.fit_svm import FitSvmSettings, fit_svm
     from leukemia_cli.steps.prepare import PrepareSettings, prepare
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from leukemia_cli.workspace import find_run, open_workspace
 else:
     _HOMES = {
+        "Bar": "steps.evaluate",
         "ClassifySettings": "steps.classify",
         "CompareSettings": "steps.compare",
         "DataError": "errors",

@@ -518,11 +518,11 @@ def evaluate(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Of --external, as in prepare.")] = False,
     minima: Annotated[
         list[str] | None,
-        typer.Option("--min", metavar="METRIC[.low]=VALUE", help="Exit with 6 where the figure is lower; repeatable."),
+        typer.Option("--min", metavar="METRIC[.low|.high]=VALUE", help="Exit with 6 where the figure is lower; repeatable."),
     ] = None,
     maxima: Annotated[
         list[str] | None,
-        typer.Option("--max", metavar="METRIC[.high]=VALUE", help="The same for errors: ece, brier, log_loss."),
+        typer.Option("--max", metavar="METRIC[.low|.high]=VALUE", help="The same for errors: ece, brier, log_loss."),
     ] = None,
     pictures: Annotated[bool, typer.Option("--images/--no-images", help="Show images in report.html.")] = True,
     heatmaps: Annotated[int, typer.Option(min=0, help="Draw so many heat-maps into the report.")] = 0,

@@ -227,7 +227,7 @@ def load_classifier(run: RunFolder, machine: Machine) -> Classifier:
                     temperature=float(facts_of_member["temperature"]),
                     calibrated_on=facts_of_member["calibrated_on"],
                     backbone=own,
-                    doubt=restore_doubt(facts_of_member["doubt"], files, i),
+                    doubt=restore_doubt(facts_of_member.get("doubt"), files, i),
                 )
             )
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -224,8 +224,8 @@ def evaluate(
 
     A run over folds is judged on its pooled out-of-fold predictions: each image by the member that has not seen it; on
     images from elsewhere by all members together. `manifest` may be None only with `external`.
-    Raises WorkspaceError for a run made from other data, DataError where training shares a group or an image with the part,
-    ThresholdMissed, with the report written, where a bar is missed.
+    Raises WorkspaceError for a run made from other data, DataError where training shares a group or an image with the part.
+    Bars that are missed are told in what is returned: the report is written all the same.
     """
     if settings.external is None and (manifest is None or run.facts.get("manifest") != manifest.fingerprint):
         raise WorkspaceError(
