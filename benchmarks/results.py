@@ -369,9 +369,7 @@ def aml_cells(data: Path, work: Path) -> str:
     """Tell leukaemic-looking cells from mature ones of the same patients, and show a shortcut for what it is."""
     bench = Bench(data, work, "aml")
     task = work / "maturity.yaml"
-    aliases = "".join(f"  {kind}: LEUKAEMIC\n" for kind in LEUKAEMIC) + "".join(
-        f"  {kind}: MATURE\n" for kind in MATURE
-    )
+    aliases = f"  LEUKAEMIC: [{', '.join(LEUKAEMIC)}]\n  MATURE: [{', '.join(MATURE)}]\n"
     write_text(task, f"name: maturity\nclasses: [LEUKAEMIC, MATURE]\npositive: LEUKAEMIC\naliases:\n{aliases}")
     prepared = bench.leuk(
         "prepare", f"{data}/AML_cells", "--task", str(task), "--layout", "csv", "--labels", f"{data}/AML_cells/labels.csv",

@@ -54,10 +54,11 @@ if TYPE_CHECKING:
         UsageError,
         WorkspaceError,
     )
+    from leukemia_cli.judging.bars import Bar
     from leukemia_cli.learning.recipes import TrainSettings
     from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
     from leukemia_cli.steps.compare import CompareSettings, compare, plan_comparison
-    from leukemia_cli.steps.evaluate import Bar, EvaluateSettings, evaluate
+    from leukemia_cli.steps.evaluate import EvaluateSettings, evaluate
     from leukemia_cli.steps.extract_features import ExtractSettings, extract_features
     from leukemia_cli.steps.fit_svm import FitSvmSettings, fit_svm
     from leukemia_cli.steps.prepare import PrepareSettings, prepare
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     from leukemia_cli.workspace import find_run, open_workspace
 else:
     _HOMES = {
-        "Bar": "steps.evaluate",
+        "Bar": "judging.bars",
         "ClassifySettings": "steps.classify",
         "CompareSettings": "steps.compare",
         "DataError": "errors",

@@ -211,6 +211,9 @@ NO_GROUPS = (
 )
 """Said by prepare, and again in every report, where groups are unknown."""
 
+PROPOSED_GROUPS = "groups were proposed from the images, not given: where they are wrong the estimate is optimistic"
+"""Said in every report and comparison where that is so."""
+
 ENOUGH_GROUPS = 10
 """Below this many groups an interval exists but hangs on a handful of patients."""
 

@@ -125,7 +125,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise WorkspaceError(
                 f"cannot write {path}: {os.strerror(error.errno)}", "Name a folder you may write to"
             ) from error
-        if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
+        if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT):
             raise UsageError(
                 f"cannot write {path}: {os.strerror(error.errno)}", "Name another place for the output"
             ) from error
@@ -145,6 +145,14 @@ def check_replaceable(path: Path) -> None:
     if path.exists() and not path.is_file():
         kind = "folder" if path.is_dir() else "device or pipe"
         raise UsageError(f"cannot write {path}: it is a {kind}, not a file", "Name a file for the output")
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder where it is not there; raises where it cannot be made or written into, before hours of work."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -419,6 +427,16 @@ def _best(workspace: Workspace, runs: Sequence[RunFolder], manifest: str | None)
     return fitting[max(scored)[1]] if scored else fitting[-1]
 
 
+def check_own(workspace: Workspace, run: RunFolder) -> None:
+    """Raise UsageError for a run from elsewhere whose reports would take the place of those of a run of this workspace."""
+    own = workspace.runs_folder / run.id
+    if own.exists() and own.resolve() != run.path.resolve():
+        raise UsageError(
+            f"run {run.path} lies outside workspace {workspace.root}, which has another run of that name",
+            "Name the run's own workspace with --workspace, or an empty folder",
+        )
+
+
 def reports_of(workspace: Workspace, run: str) -> list[str]:
     """Name the reports of a run; `a-1` does not claim those of another run `a-1-2`."""
     parts = ("test", "val")
@@ -431,3 +449,26 @@ def reports_of(workspace: Workspace, run: str) -> list[str]:
         and ((part := folder.name.removeprefix(f"{run}-")) in parts or part.startswith("external-"))
         and (folder / "report.json").is_file()
     )
+
+
+# ---------------------------------------------------------------------------------------------------------- looks
+
+LOOKS_FILE = "looks.jsonl"
+
+
+def looks_at(workspace: Workspace, part: str) -> int:
+    """Count how often the images of fingerprint `part` have been looked at."""
+    path = workspace.reports_folder / LOOKS_FILE
+    known = path.read_text(encoding="ascii").splitlines() if path.exists() else []
+    return sum(f'"part": "{part}"' in line for line in known)
+
+
+def count_look(workspace: Workspace, part: str, *, split: str, run: str) -> int:
+    """Write down that the images of fingerprint `part` were looked at, and give how often they have been."""
+    path = workspace.reports_folder / LOOKS_FILE
+    line = json.dumps({"part": part, "split": split, "run": run, "time": now()})
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="ascii") as file:
+            file.write(line + "\n")
+    return looks_at(workspace, part)

@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
         return _told(console, _known(error))
 
 
-_AFTER_STOP = "What was finished before is kept; run the command again to do the rest"
+_AFTER_STOP = "What was finished before is kept"
 
 
 def _ready_streams() -> None:
@@ -518,7 +518,9 @@ def evaluate(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Of --external, as in prepare.")] = False,
     minima: Annotated[
         list[str] | None,
-        typer.Option("--min", metavar="METRIC[.low|.high]=VALUE", help="Exit with 6 where the figure is lower; repeatable."),
+        typer.Option(
+            "--min", metavar="METRIC[.low|.high]=VALUE", help="Exit with 6 where the figure is lower; repeatable."
+        ),
     ] = None,
     maxima: Annotated[
         list[str] | None,
@@ -531,12 +533,13 @@ def evaluate(
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
 ) -> None:
     """Judge a run on images that it has not seen, with an interval on every number."""
+    from leukemia_cli.judging.bars import Bar
+
+    bars = [Bar.read(text, "--min") for text in minima or ()] + [Bar.read(text, "--max") for text in maxima or ()]
     workspace, manifest = _opened(shared) if external is None else _opened_for_external(shared)
     found = _found(shared, workspace, run_wanted, None if manifest is None else manifest.fingerprint)
     from leukemia_cli.steps import evaluate as steps
 
-    bars = [steps.Bar.read(text, "--min") for text in minima or ()]
-    bars += [steps.Bar.read(text, "--max") for text in maxima or ()]
     settings = steps.EvaluateSettings(
         split=split, external=external, layout=layout, labels=None if labels is None else str(labels),
         label_column=label_column, group_by=group_by, skip_bad=skip_bad, bars=tuple(bars), pictures=pictures,
@@ -574,7 +577,7 @@ def _show_report(shared: Shared, report: dict[str, Any]) -> None:
             _shown(m["low"]),
             _shown(m["high"]),
             str(m["n"]),
-            str(m["groups"]),
+            str(m["groups"]) if report["groups_source"] != "none" else "unknown",
             f"({methods.index(m['method']) + 1})",
         ]
         for name, m in metrics.items()
@@ -585,22 +588,25 @@ def _show_report(shared: Shared, report: dict[str, Any]) -> None:
     shared.console.table(f"run {report['run']} on {where}{pooled}", headers, rows)
     for number, method in enumerate(methods, start=1):
         shared.console.out(f"({number}) {method}")
-    drop, doubt = report["drop"], report["abstention"]
+    drop, doubt, here = report["drop"], report["abstention"], report["groups_source"] != "none"
     if drop is not None:
+        known = drop["internal_groups_source"] != "none"
         shared.console.out(
-            f"{drop['metric']}: {_with_ends(drop['external'])} here, {_with_ends(drop['internal'])} on the run's own test "
-            f"images, difference {_with_ends(drop['difference'])}"
+            f"{drop['metric']} over {', '.join(drop['classes'])}: {_with_ends(drop['external'], here)} here, "
+            f"{_with_ends(drop['internal'], known)} on the run's own test images, "
+            f"difference {_with_ends(drop['difference'], known and here)}"
         )
     if doubt["measured"]:
         shared.console.out(
             f"with abstention: {doubt['answered']} answered, {doubt['novel']} novel, {doubt['uncertain']} uncertain; "
-            f"accuracy of the answers {_with_ends(doubt['accuracy_answered'])}"
+            f"accuracy of the answers {_with_ends(doubt['accuracy_answered'], here)}"
         )
 
 
-def _with_ends(figure: dict[str, Any]) -> str:
+def _with_ends(figure: dict[str, Any], groups_known: bool) -> str:
+    groups = figure["groups"] if groups_known else "unknown"
     ends = "no interval" if figure["low"] is None else f"{figure['low']:.3f} to {figure['high']:.3f}"
-    return f"{_shown(figure['value'])} ({ends}; {figure['n']} images, {figure['groups']} groups)"
+    return f"{_shown(figure['value'])} ({ends}; {figure['n']} images, {groups} groups)"
 
 
 @app.command(epilog="Example: leuk report best --no-images")
@@ -611,7 +617,9 @@ def report(
     name: Annotated[
         str | None, typer.Option("--of", help="test, val or external-NAME (default: every report of the run).")
     ] = None,
-    pictures: Annotated[bool, typer.Option("--images/--no-images", help="Show images in report.html.")] = True,
+    pictures: Annotated[
+        bool | None, typer.Option("--images/--no-images", help="Show images (default: as the evaluation did).")
+    ] = None,
     max_megapixels: Annotated[float, typer.Option(help="Show no larger images.")] = 200.0,
 ) -> None:
     """Make the pages of a run's reports again from what is stored, with or without images; nothing is computed."""
@@ -655,7 +663,9 @@ def compare(
     tune: Annotated[
         Literal["head", "last-stage", "all"], typer.Option(help="How much is trained; head uses cached features.")
     ] = "head",
-    weights: Annotated[str, typer.Option(help="auto (pretrained) or none (random), of every backbone.")] = "auto",
+    weights: Annotated[
+        str, typer.Option(help="auto (pretrained), none (random), or a file; for every backbone.")
+    ] = "auto",
     epochs: Annotated[int | None, typer.Option(min=1, help="Most epochs, as in train.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step, as in train.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate, as in train.")] = None,
@@ -727,11 +737,12 @@ def _show_plan(shared: Shared, plan: dict[str, Any]) -> None:
     if shared.console.as_json:
         shared.console.document(plan)
         return
-    headers = ["backbone", "variant", "protocol", "candidates", "cells", "finished"]
+    keys = ["backbone", "variant", "protocol", "candidates", "cells", "finished"]
+    headers = [key.replace("cells", "models") for key in keys]
     shared.console.table(
-        f"{plan['cells']} cells, {plan['finished']} finished; nothing was run",
+        f"{plan['cells']} models to train, {plan['finished']} finished; nothing was run",
         headers,
-        [[str(row[key]) for key in headers] for row in plan["rows"]],
+        [[str(row[key]) for key in keys] for row in plan["rows"]],
     )
     parts = ["backbone", "views", "features_s", "fits_s", "tuning_s"]
     rows = [[f"{e[key]:.0f}" if key.endswith("_s") else str(e[key]) for key in parts] for e in plan["estimates"]]

@@ -187,12 +187,12 @@ def count_or_none(text: str) -> int | None:
 
 
 def kernel(text: str) -> Literal["linear", "rbf"]:
-    """Read a kernel's name; raises ValueError."""
+    """Read a kernel's name; raises UsageError with the known ones."""
     if text == "linear":
         return "linear"
     if text == "rbf":
         return "rbf"
-    raise ValueError(text)
+    raise unknown("kernel", text, ("linear", "rbf"))
 
 
 def selector(text: str) -> str:

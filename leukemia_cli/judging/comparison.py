@@ -27,6 +27,10 @@ _ROUNDING = 1e-12
 _BLOCK = 500
 
 
+MCNEMAR_METRIC = "accuracy"
+"""McNemar's test asks whether two models are right on equally many images: a question about accuracy alone."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """One metric of a minus the same of b; `low` and `high` are both None or both not, and `method` says why."""
@@ -284,20 +288,24 @@ def compare_pairs(
 ) -> tuple[Contrast, ...]:
     """Compare `pairs` of models (None: every two) by every metric, in order; p values are adjusted over all of them.
 
-    Sign-flip tests where groups are known, else exact McNemar tests, which are of accuracy whatever the metric.
+    Sign-flip tests where groups are known. Where they are not, McNemar's exact test is of accuracy alone: accuracy is
+    compared as well, and the other metrics are not tested.
     Raises ValueError where not all are predictions of the same images in the same order, and as the parts do.
     """
     check_bootstrap(resamples=resamples, level=level)
     pairs = list(itertools.combinations(named, 2)) if pairs is None else pairs
     for a, b in pairs:
         _check_same_images(named[a], named[b])
+    known = all(one.groups_known for one in named.values())
+    metrics = metrics if known else tuple(dict.fromkeys((*metrics, MCNEMAR_METRIC)))
     sides = {name: _Side.of(one, metrics, resamples=resamples, seed=seed) for name, one in named.items()}
     rows: list[tuple[str, str, Difference, Test]] = []
     for a, b in pairs:
-        if named[a].groups_known:
+        if known:
             tests = _sign_flips(named[a], named[b], metrics, flips=flips, seed=seed)
         else:
-            tests = dict.fromkeys(metrics, mcnemar_exact(named[a], named[b]))
+            untested = Test(p=None, test="not tested: groups unknown, and McNemar's test is of accuracy")
+            tests = dict.fromkeys(metrics, untested) | {MCNEMAR_METRIC: mcnemar_exact(named[a], named[b])}
         rows += [(a, b, _paired(sides[a], sides[b], metric, level=level), tests[metric]) for metric in metrics]
     adjusted = holm([test.p for _, _, _, test in rows])
     return tuple(

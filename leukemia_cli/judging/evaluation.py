@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leukemia_cli.domain import NO_GROUPS, GroupsSource, few_groups
+from leukemia_cli.domain import NO_GROUPS, PROPOSED_GROUPS, GroupsSource, few_groups
 from leukemia_cli.judging.abstention import RiskCoverage, accuracy_at, risk_coverage, share_estimate
 from leukemia_cli.judging.conformal import Sets
 from leukemia_cli.judging.curves import Bin, Curve, precision_recall_curves, reliability, roc_curves
@@ -70,7 +70,7 @@ def _warnings(predictions: Predictions, classes: Mapping[str, ClassFigures]) -> 
     if not predictions.groups_known:
         found.append(NO_GROUPS)
     elif predictions.groups_source == "proposed":
-        found.append("groups were proposed from the images, not given: where they are wrong the estimate is optimistic")
+        found.append(PROPOSED_GROUPS)
     for name, figures in classes.items():
         if figures.support == 0:
             found.append(f"class {name} has no images here: its figures are null and averages leave it out")

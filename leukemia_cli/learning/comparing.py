@@ -9,24 +9,27 @@ Requirements met here:
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from leukemia_cli import __version__
 from leukemia_cli.domain import Manifest, Note, Sample, Track, fingerprint, silent, unheard
 from leukemia_cli.errors import WorkspaceError
 from leukemia_cli.learning.checkpoints import read_checkpoint, write_checkpoint
-from leukemia_cli.learning.features import CopyRows, FrozenRows, Rows, Views, state_digest
+from leukemia_cli.learning.features import CopyRows, FrozenRows, Rows, Views
 from leukemia_cli.learning.fitting import Scores
 from leukemia_cli.learning.machine import Machine
+from leukemia_cli.learning.runs import versions
 from leukemia_cli.learning.training import FEATURE_BATCH, Recipe, Trainer, TrainPlan
 from leukemia_cli.learning.weights import LoadedBackbone
+from leukemia_cli.workspace import disk_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +56,6 @@ class Table:
     """SHA-256 of the backbone's values."""
     rows: Rows
     machine: Machine
-    cache_root: Path
     cells: Path
 
     def dealt(self, folds: Sequence[int]) -> Table:
@@ -67,6 +69,7 @@ def table_of(
     loaded: LoadedBackbone,
     plan: TrainPlan,
     *,
+    digest: str,
     machine: Machine,
     cache_root: Path,
     cells: Path,
@@ -86,10 +89,9 @@ def table_of(
     return Table(
         manifest=manifest,
         loaded=loaded,
-        digest=state_digest(loaded.module.state_dict()),
+        digest=digest,
         rows=rows,
         machine=machine,
-        cache_root=cache_root,
         cells=cells,
     )
 
@@ -123,7 +125,8 @@ def cell_key(table: Table, recipe: Recipe, plan: TrainPlan, fold: int) -> str:
     settings = asdict(replace(plan, checkpoint_every_s=0.0))
     return fingerprint(
         {
-            "leuk": __version__,
+            "versions": {name: versions()[name] for name in ("leuk", "torch", "timm", "scikit-learn", "numpy")},
+            "device": table.machine.device.type,
             "manifest": table.manifest.fingerprint,
             "images": len(table.manifest.samples),
             "held_out": held_out,
@@ -142,9 +145,12 @@ def finished_cell(table: Table, key: str, note: Note = unheard) -> Judged | None
         return None
     try:
         facts, tensors = read_checkpoint(path, "")
+        probabilities = tensors["probabilities"].numpy()
+        if _digest(probabilities) != facts["sha256"] or len(probabilities) != len(facts["places"]):
+            raise ValueError("its probabilities are not those that were written")
         return Judged(
             places=tuple(facts["places"]),
-            probabilities=tensors["probabilities"].numpy(),
+            probabilities=probabilities,
             choice=facts["choice"],
             best_epoch=facts["best_epoch"],
             temperature=facts["temperature"],
@@ -152,9 +158,13 @@ def finished_cell(table: Table, key: str, note: Note = unheard) -> Judged | None
             trials=tuple(facts["trials"]),
             seconds=facts["seconds"],
         )
-    except (WorkspaceError, KeyError) as error:
+    except (WorkspaceError, KeyError, TypeError, ValueError) as error:
         note(f"warning: {path} is damaged and is computed again ({error!r})")
         return None
+
+
+def _digest(probabilities: Scores) -> str:
+    return hashlib.sha256(probabilities.tobytes()).hexdigest()
 
 
 def run_cell(
@@ -168,7 +178,50 @@ def run_cell(
     track: Track = silent,
     note: Note = unheard,
 ) -> Judged:
-    """Train without a fold, judge the fold's images, and keep the cell."""
+    """Train without a fold, judge the fold's images, and keep the cell.
+
+    A second process that comes to the same cell waits for the first and takes what it made.
+    """
+    with _alone(table.cells, key, note):
+        judged = finished_cell(table, key, note)
+        return judged or _run_cell(table, recipe, plan, fold, key, resume_hint=resume_hint, track=track, note=note)
+
+
+@contextlib.contextmanager
+def _alone(cells: Path, key: str, note: Note) -> Iterator[None]:
+    """Keep other processes of this machine from the same cell; the system lets go of the lock of one that dies."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    with disk_errors(cells):
+        cells.mkdir(parents=True, exist_ok=True)
+        held = (cells / f"{key}.lock").open("a")
+    with held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note("another process computes this cell: waiting for it")
+            fcntl.flock(held, fcntl.LOCK_EX)
+        except OSError as error:  # a file system without locks
+            note(f"warning: {cells} cannot be locked ({error.strerror}): start no second comparison in it")
+        yield
+        # Whoever waits for this file finds the finished cell; whoever comes later does not ask for the lock.
+        (cells / f"{key}.lock").unlink(missing_ok=True)
+
+
+def _run_cell(
+    table: Table,
+    recipe: Recipe,
+    plan: TrainPlan,
+    fold: int,
+    key: str,
+    *,
+    resume_hint: str,
+    track: Track,
+    note: Note,
+) -> Judged:
     started = time.monotonic()
     work = table.cells / f"{key}.work"
     trainer = Trainer(
@@ -177,7 +230,7 @@ def run_cell(
         recipe,
         plan,
         machine=table.machine,
-        cache_root=table.cache_root,
+        cache_root=work / "features",  # of a backbone tuned for this cell alone: nobody asks for them again
         checkpoints=work,
         rows=table.rows,
         resume_hint=resume_hint,
@@ -198,6 +251,7 @@ def run_cell(
     )
     facts = asdict(replace(judged, probabilities=None))  # type: ignore[arg-type]
     del facts["probabilities"]
+    facts["sha256"] = _digest(judged.probabilities)
     write_checkpoint(
         table.cells / f"{key}.safetensors", {"probabilities": torch.from_numpy(judged.probabilities)}, facts
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -61,6 +62,16 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.grid not in GRIDS:
             raise unknown("grid", self.grid, GRIDS)
+        DoubtSettings(false_alarm=self.false_alarm, risk=self.risk, alpha=self.alpha)
+        for flag, number in (
+            ("--weight-decay", self.weight_decay),
+            ("--warmup-epochs", self.warmup_epochs),
+            ("--clip-norm", self.clip_norm),
+            ("--checkpoint-every", self.checkpoint_every_s),
+            ("--max-megapixels", self.max_megapixels),
+        ):
+            if number is not None and not (math.isfinite(number) and number >= 0):
+                raise UsageError(f"{flag} {number} is no number from 0 up", "Leave it out to take the default")
         for flag, value, least in (
             ("--epochs", self.epochs, 1),
             ("--batch-size", self.batch_size, 1),

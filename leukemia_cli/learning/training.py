@@ -581,7 +581,7 @@ class Trainer:
             temperature=stored["temperature"],
             calibrated_on=stored["calibrated_on"],
             backbone=backbone,
-            doubt=restore_doubt(stored["doubt"], {DOUBT_FILE: unprefixed("doubt.", tensors)}, 0),
+            doubt=restore_doubt(stored.get("doubt"), {DOUBT_FILE: unprefixed("doubt.", tensors)}, 0),
         )
         for name in ("trials", "history"):
             facts[name] = tuple(facts[name])

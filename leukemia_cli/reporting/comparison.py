@@ -10,6 +10,7 @@ Requirements this module meets:
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import unescape
@@ -23,6 +24,11 @@ from leukemia_cli.reporting.figures import Axis, Candidate, Difference, candidat
 from leukemia_cli.reporting.findings import csv_line
 from leukemia_cli.reporting.html import Column, Footnotes, Markup, Section, interval, number, signed
 
+_TRAINED = {
+    "head": "the head alone, on the features of a frozen backbone",
+    "last-stage": "the head and the backbone's last stage",
+    "all": "the head and the whole backbone",
+}
 ALPHA = 0.05
 """Below this corrected p a difference is called distinguishable from 0."""
 OPTIMISTIC = "optimistic protocol"
@@ -165,6 +171,9 @@ class ComparisonDocument(TypedDict):
     created: str
     leuk_version: str
     command: list[str]
+    looks: int
+    resamples: int
+    versions: dict[str, str]
     headline_metric: str
     rows: list[ComparisonRow]
     differences: list[PairedDifference]
@@ -193,9 +202,28 @@ def comparison_finding(document: ComparisonDocument) -> str:
     if equals:
         told += f"; equal to it: {', '.join(map(_name, equals))}"
     others = len(document["rows"]) - 1
+    spread = _over_partitions(document, top)
     if not others:
-        return f"{told}. There is no other model to compare it with."
-    return f"{told}. {_beyond_chance(document, top, others)}"
+        return f"{told}. {spread}There is no other model to compare it with."
+    return f"{told}. {spread}{_beyond_chance(document, top, others)}"
+
+
+def _over_partitions(document: ComparisonDocument, top: ComparisonRow) -> str:
+    """Say in how many partitions the highest model of the first is highest, and what it reached in them; '' for one."""
+    metric = document["headline_metric"]
+    table, own = [row["repeats"].get(metric, []) for row in document["rows"]], top["repeats"].get(metric, [])
+    known = [place for place, value in enumerate(own) if value is not None]
+    if len(known) < 2:
+        return ""
+    first = 0
+    for place in known:
+        first += own[place] == max(v for row in table if len(row) > place and (v := row[place]) is not None)
+    reached = [value for value in own if value is not None]
+    least, most = min(reached), max(reached)
+    return (
+        f"Over {len(known)} partitions it reached {number(least)} to {number(most)} and was highest in {first}; "
+        "differences and p are of the first. "
+    )
 
 
 def _beyond_chance(document: ComparisonDocument, top: ComparisonRow, others: int) -> str:
@@ -207,20 +235,21 @@ def _beyond_chance(document: ComparisonDocument, top: ComparisonRow, others: int
         if _name(me) == _name(top)
     }
     if not tested:
-        return "Whether it differs from the others by more than chance was not tested."
+        whom = "the other" if others == 1 else "the others"
+        return f"Whether it differs from {whom} by more than chance was not tested."
     beyond = [name for name, p in tested.items() if p < ALPHA]
     least, most = _p(min(tested.values())), _p(max(tested.values()))
     spread = f"(p after Holm {least})" if least == most else f"(p after Holm {least} to {most})"
     if len(tested) == 1:
-        said = f"Its difference from {next(iter(tested))} is {'' if beyond else 'not '}distinguishable from 0 {spread}"
+        said = f"It is {'' if beyond else 'not '}distinguishable from {next(iter(tested))} {spread}"
     elif not beyond:
-        said = f"Its difference from none of {len(tested)} others is distinguishable from 0 {spread}"
+        said = f"It is not distinguishable from any of the {len(tested)} others {spread}"
     elif len(beyond) == len(tested):
-        said = f"Its difference from each of {len(tested)} others is distinguishable from 0 {spread}"
+        said = f"It is distinguishable from each of the {len(tested)} others {spread}"
     else:
         said = (
-            f"Its difference is distinguishable from 0 for {len(beyond)} of {len(tested)} others "
-            f"({', '.join(beyond)}) and not for the rest {spread}"
+            f"It is distinguishable from {len(beyond)} of the {len(tested)} others "
+            f"({', '.join(beyond)}) and not from the rest {spread}"
         )
     if len(beyond) < len(tested):
         said += ": which comes first may be chance"
@@ -242,15 +271,21 @@ def comparison_reading(document: ComparisonDocument, metric: str) -> str:
     beyond = [rows[place] for p, place in tested if p < ALPHA]
     if not beyond:
         return (
-            f"{title}: no difference is distinguishable from 0 after Holm ({len(tested)} tested, "
-            f"smallest corrected p {_p(tested[0][0])}{rest}). That does not say that the models are equal."
+            f"{title}: no difference is distinguishable from 0 after Holm ({len(tested)} tested, corrected over the "
+            f"{_family(document)} of all metrics, smallest corrected p {_p(tested[0][0])}{rest}). "
+            "That does not say that the models are equal."
         )
     listed = [f"{_name(d['a'])} − {_name(d['b'])} {signed(d['value'])}" for d in beyond[:6]]
     listed += [f"{len(beyond) - 6} more in the table"] if len(beyond) > 6 else []
     return (
         f"{title}: {len(beyond)} of {counted(len(tested), 'difference')} {'is' if len(beyond) == 1 else 'are'} "
-        f"distinguishable from 0 after Holm{rest}: {'; '.join(listed)}."
+        f"distinguishable from 0 after Holm over the {_family(document)} of all metrics{rest}: {'; '.join(listed)}."
     )
+
+
+def _family(document: ComparisonDocument) -> str:
+    """Count the tests that p values are corrected over."""
+    return counted(sum(d["p"] is not None for d in document["differences"]), "test")
 
 
 def comparison_warnings(document: ComparisonDocument) -> list[str]:
@@ -468,7 +503,9 @@ def _table_grid(document: ComparisonDocument) -> _Grid:
     headline, usual, repeats = document["headline_metric"], _usual(document), document["repeats"]
     shown = (headline, *_SHOWN)
     absent = _Cell(text=html.NO_VALUE)
-    unknown = _Cell(text=html.NO_VALUE, note="how many test images, of how many patients, the paper does not publish")
+    unknown = _Cell(
+        text=html.NO_VALUE, note="the paper does not publish how many test images of how many patients these are"
+    )
     rows: list[tuple[_Cell, ...]] = []
     for row in document["rows"]:
         figures = [_figure_cell(row["metrics"][m], usual, f"{_name(row)} {m}") for m in shown]
@@ -595,7 +632,7 @@ def _optimism_grids(document: ComparisonDocument) -> list[_Grid]:
             _Grid(
                 anchor=f"optimism-{metric.replace('_', '-')}",
                 caption=f"Optimism of the protocol in {_inside(metric)}: the figure of the optimistic protocol minus that of "
-                "grouped folds, on the same photographs. The difference is not tested and has no interval.",
+                "grouped folds of the same data set. The difference is not tested and has no interval.",
                 columns=(*_MODEL, "Optimistic", "Copies", "Grouped", "Images", "Groups", "Optimism"),
                 rows=tuple(rows),
             )
@@ -604,7 +641,7 @@ def _optimism_grids(document: ComparisonDocument) -> list[_Grid]:
 
 
 NO_GROUPED = (
-    "There is no comparison over whole groups of the same photographs to set these figures against; "
+    "There is no comparison over whole groups of the same data set to set these figures against; "
     "leuk compare without --protocol paper makes one."
 )
 NO_DIFFERENCES = "No differences were computed: it takes two models."
@@ -771,19 +808,25 @@ def comparison_rows(document: ComparisonDocument) -> tuple[tuple[str, ...], list
         count = _one_count(row, shown)
         groups, spread = _groups(document, count), _spread(row["repeats"].get(headline, ()))
         ends = html.NO_VALUE if figure["low"] is None else f"{figure['low']:.2f}–{figure['high']:.2f}"
-        marks = [notes.mark(c.note) for m in shown if (c := _figure_cell(row["metrics"][m], usual, m)).note is not None]
+        marks = {m: _marked(notes, row["metrics"][m], usual, m) for m in shown}
         rows.append(
             (
                 row["backbone"],
                 ", ".join([row["variant"], *(label.removesuffix(" protocol") for label in _labels(document, row))]),
-                " ".join([number(figure["value"]), ends, *(f"({n})" for n in dict.fromkeys(marks))]),
-                *(number(row["metrics"][metric]["value"]) for metric in _SHOWN),
+                f"{number(figure['value'])} {ends}{marks[headline]}",
+                *(f"{number(row['metrics'][metric]['value'])}{marks[metric]}" for metric in _SHOWN),
                 html.NO_VALUE if spread is None else f"{spread[0]:.2f}–{spread[1]:.2f}",
                 f"{count['n']}/{html.NO_VALUE if groups is None else groups}",
             )
         )
     first = "Bal. accuracy" if headline == "balanced_accuracy" else _title(headline)
     return ("Backbone", "Variant", first, "MacroF1", "Acc.", "Repeats", "n/grp"), rows
+
+
+def _marked(notes: _Notes, figure: Figure, usual: str | None, metric: str) -> str:
+    """Give the mark of a figure's note, '' where it has none."""
+    note = _figure_cell(figure, usual, metric).note
+    return "" if note is None else f" ({notes.mark(note)})"
 
 
 def comparison_notes(document: ComparisonDocument) -> list[str]:
@@ -905,25 +948,35 @@ def _subject(document: ComparisonDocument) -> str:
 
 def _made(document: ComparisonDocument) -> list[tuple[str, str]]:
     """Give how the comparison was made, term by term."""
-    per_class = ", ".join(f"{name} {count}" for name, count in document["groups_per_class"].items())
     protocol = _protocol(document)
     asked = document["repeats_asked"]
     seconds = sum(row["seconds"] for row in document["rows"])
     return [
         ("Protocol", protocol),
         ("Images", _whole_counts(document)),
-        ("Groups", f"{'ignored' if document['optimistic'] else document['groups_source']}; of each class: {per_class}"),
+        ("Groups", _groups_told(document)),
         (
             "Partitions",
             _times(document) + (f", {asked} asked for" if asked != document["repeats"] else ""),
         ),
         ("Candidates", f"grid {document['grid']}"),
-        ("Trained", f"{document['tune']}, {counted(document['views'], 'view')} of each image"),
+        ("Trained", f"{_TRAINED[document['tune']]}; {counted(document['views'], 'view')} of each training image"),
         ("Weights", "; ".join(dict.fromkeys(f"{r['backbone']}: {r['weights']}" for r in document["rows"]))),
         ("Made with", f"leuk {document['leuk_version']}, seed {document['seed']}, {document['created']}"),
+        ("Intervals", f"{document['resamples']} resamples"),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in document["versions"].items())),
+        ("Looks", f"{document['looks']} at the images of this manifest, this comparison among them"),
+        *([("Command", shlex.join(document["command"]))] if document["command"] else []),
         ("Manifest", document["manifest"]),
         ("Comparison", f"{document['id']}, {_hours(seconds)} of computing"),
     ]
+
+
+def _groups_told(document: ComparisonDocument) -> str:
+    if document["groups_source"] == "none":
+        return "unknown"
+    per_class = ", ".join(f"{name} {count}" for name, count in document["groups_per_class"].items())
+    return f"{'ignored' if document['optimistic'] else document['groups_source']}; of each class: {per_class}"
 
 
 def _hours(seconds: float) -> str:
@@ -1210,7 +1263,7 @@ def _forest(document: ComparisonDocument, metric: str) -> Markup:
     chart = forest_plot(
         [
             Difference(
-                name=f"{_name(d['a'])} − {_name(d['b'])}",
+                name=f"{_brief(document, d['a'])} − {_brief(document, d['b'])}",
                 value=d["value"],
                 low=d["low"],
                 high=d["high"],
@@ -1229,6 +1282,11 @@ def _forest(document: ComparisonDocument, metric: str) -> Markup:
     )
     drawn = _recounted(document, chart, rows[0]["n"])
     return html.figure(drawn, caption=html.escaped(caption), of=_counts(document, rows[0]), beside=True)
+
+
+def _brief(document: ComparisonDocument, model: ModelName) -> str:
+    """Name a model by its variant alone where all are of one backbone."""
+    return model["variant"] if len({row["backbone"] for row in document["rows"]}) == 1 else _name(model)
 
 
 def _recounted(document: ComparisonDocument, chart: Markup, n: int) -> Markup:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypedDict
 
+from leukemia_cli.domain import GroupsSource
 from leukemia_cli.judging.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from leukemia_cli.judging.comparison import Difference
 from leukemia_cli.judging.curves import Bin, Curve
@@ -60,6 +61,8 @@ class ReportContext:
     created: str | None = None
     warnings: tuple[str, ...] = ()
     facts: Mapping[str, Scalar] = field(default_factory=dict)
+    pictures: bool = True
+    """Whether the page may show images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +91,17 @@ class Rates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
-    """The headline metric here and on the run's own test images, and the difference: here minus there."""
+    """The headline metric here and on the run's own test images, and the difference: here minus there.
+
+    All three are of the images of `classes`: those that both sides have.
+    """
 
     metric: str
+    classes: tuple[str, ...]
     internal: Estimate
     external: Estimate
     difference: Difference
+    internal_groups_source: GroupsSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +232,7 @@ class Report(TypedDict):
     drop: dict[str, Any] | None
     model: dict[str, Any]
     heatmaps: dict[str, Any] | None
+    pictures: bool
     warnings: list[str]
     test_looks: int
     bootstrap: dict[str, float | int]
@@ -311,12 +320,15 @@ def as_report(evaluation: Evaluation, context: ReportContext, evidence: Evidence
         if evidence.drop is None
         else {
             "metric": evidence.drop.metric,
+            "classes": list(evidence.drop.classes),
+            "internal_groups_source": evidence.drop.internal_groups_source,
             "internal": _figure(evidence.drop.internal),
             "external": _figure(evidence.drop.external),
             "difference": _figure(evidence.drop.difference),
         },
         model=dict(evidence.model),
         heatmaps=None if evidence.heatmaps is None else dict(evidence.heatmaps),
+        pictures=context.pictures,
         warnings=_warnings(evaluation, context),
         test_looks=context.test_looks,
         bootstrap={"resamples": evaluation.resamples, "level": evaluation.level, "seed": evaluation.seed},
@@ -585,15 +597,21 @@ def _drop_lines(report: Report) -> list[str]:
     drop = report["drop"]
     if drop is None:
         return []
-    title = METRICS[drop["metric"]].title.lower()
+    title = METRICS[drop["metric"]].title
+    over = ""
+    if set(drop["classes"]) != set(report["confusion"]["classes"]):
+        over = f" over {', '.join(map(_text, drop['classes']))}, the classes that both have,"
+    known = drop["internal_groups_source"] != "none"
     return [
-        f"**{title.capitalize()} here {_said(report, drop['external'])}; on the run's own test images "
-        f"{_said(report, drop['internal'])}. Difference {_said(report, drop['difference'], sign=True)}.**"
+        f"**{title}{over} here {_said(report, drop['external'])}; on the run's own test images "
+        f"{_said(report, drop['internal'], groups_known=known)}. "
+        f"Difference {_said(report, drop['difference'], sign=True)}.**"
     ]
 
 
-def _said(report: Report, figure: Mapping[str, Any], *, sign: bool = False) -> str:
+def _said(report: Report, figure: Mapping[str, Any], *, sign: bool = False, groups_known: bool | None = None) -> str:
     """Say a figure with its interval and counts in running text."""
+    known = report["groups_source"] != "none" if groups_known is None else groups_known
     value = "–" if figure["value"] is None else f"{figure['value']:+.3f}" if sign else f"{figure['value']:.3f}"
     form = "+.3f" if sign else ".3f"
     ends = (
@@ -601,7 +619,7 @@ def _said(report: Report, figure: Mapping[str, Any], *, sign: bool = False) -> s
         if figure["low"] is not None
         else f" (no interval: {_text(figure['method'].removeprefix('no interval: '))})"
     )
-    counted_in = "" if sign else f", {figure['n']} images, {_groups(report, figure['groups'])} groups"
+    counted_in = "" if sign else f", {figure['n']} images, {figure['groups'] if known else 'unknown'} groups"
     return f"{value}{ends}{counted_in}"
 
 

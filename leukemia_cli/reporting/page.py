@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from leukemia_cli.judging.metrics import METRICS
@@ -135,7 +135,8 @@ class _Source:
     def trained_on(self) -> tuple[int | None, int | None]:
         """Give images and groups of the training data, None where not reported."""
         model = self.report.get("model") or {}
-        return model.get("training_images"), self.known(model.get("training_groups"))
+        source = model.get("groups_source", self.report.get("groups_source"))
+        return model.get("training_images"), model.get("training_groups") if source != "none" else None
 
     @property
     def level(self) -> str:
@@ -192,11 +193,12 @@ def _finding(source: _Source) -> Markup:
     drop = report.get("drop")
     if drop and drop["difference"]["value"] is not None:
         change, title = drop["difference"], _metric_title(drop["metric"])
+        inside = replace(source, report={**report, "groups_source": drop.get("internal_groups_source", "given")})
         verb = "fell" if change["value"] < 0 else "rose" if change["value"] > 0 else "did not change"
         by = f" by <strong>{number(abs(change['value']))}</strong>" if change["value"] else ""
         return Markup(
-            f"{escaped(title)} {verb}{by}{_within(source, change, 'of the difference', signs=True)} from the internal "
-            f"test, {number(drop['internal']['value'])}{_within(source, drop['internal'])}, to "
+            f"{escaped(title)}{_over(source, drop)} {verb}{by}{_within(source, change, 'of the difference', signs=True)} "
+            f"from the internal test, {number(drop['internal']['value'])}{_within(inside, drop['internal'])}, to "
             f"{number(drop['external']['value'])}{_within(source, drop['external'])} on {named(source.protocol)}."
         )
     if estimate is None or estimate["value"] is None:
@@ -205,6 +207,20 @@ def _finding(source: _Source) -> Markup:
         f"{escaped(title)} was <strong>{number(estimate['value'])}</strong>{_within(source, estimate)} on "
         f"{named(source.protocol)}."
     )
+
+
+def _whole(source: _Source, drop: Mapping[str, Any]) -> bool:
+    """Tell whether a drop is of every class of the report."""
+    return set(drop.get("classes") or source.report["confusion"]["classes"]) == set(
+        source.report["confusion"]["classes"]
+    )
+
+
+def _over(source: _Source, drop: Mapping[str, Any]) -> Markup:
+    """Say over which classes a drop is, where those are not all."""
+    if _whole(source, drop):
+        return escaped("")
+    return joined([escaped(" over "), joined([named(name) for name in drop["classes"]], ", ")])
 
 
 def _within(source: _Source, estimate: Mapping[str, Any], of: str = "", *, signs: bool = False) -> Markup:
@@ -220,6 +236,8 @@ def _within(source: _Source, estimate: Mapping[str, Any], of: str = "", *, signs
 def _drop(source: _Source) -> Section:
     drop = source.report["drop"]
     title = _metric_title(drop["metric"])
+    over = "" if _whole(source, drop) else f" over {', '.join(drop['classes'])}, the classes that both have"
+    inside_unknown = drop.get("internal_groups_source") == "none"
     body = _estimates(
         source,
         [
@@ -228,10 +246,11 @@ def _drop(source: _Source) -> Section:
             ("Difference, external minus internal", "drop.difference", drop["difference"]),
         ],
         first=title,
-        caption=f"{title} inside and outside",
+        caption=f"{title} inside and outside{over}",
         prefix="drop-note",
         kept="drop.difference",
         difference="drop.difference",
+        unknown=("drop.internal", "drop.difference") if inside_unknown else (),
     )
     return Section(anchor="drop", title="Internal test and external data", body=body)
 
@@ -245,26 +264,43 @@ def _estimates(
     first: str = "Figure",
     kept: str | None = None,
     difference: str | None = None,
+    unknown: Collection[str] = (),
 ) -> Markup:
     """Give a table of (title, key, figure) with its notes; figures that are None are left out.
 
-    `kept` is the key of a row to be set in bold, `difference` that of a row with signs.
+    `kept` is the key of a row to be set in bold, `difference` that of a row with signs, `unknown` has the keys of rows whose
+    groups are unknown though those of the report are not.
     """
     notes = Footnotes(prefix=prefix)
     known = [(title, key, estimate) for title, key, estimate in rows if estimate is not None]
+    told = any(estimate.get("freedom") is not None for _, _, estimate in known)
     columns = [
         Column(title=first, numeric=False),
         *(Column(title=title) for title in ("Value", f"{source.level} interval", "Images", "Groups")),
+        *([Column(title="D.f.")] if told else []),
     ]
     cells = [
         (
             escaped(title),
-            *estimate_cells(estimate, notes, key=key, groups_known=source.groups_known, difference=key == difference),
+            *estimate_cells(
+                estimate,
+                notes,
+                key=key,
+                groups_known=(source.groups_known or key == "drop.internal") and key not in unknown,
+                difference=key == difference,
+            ),
+            *([escaped(_freedom(estimate))] if told else []),
         )
         for title, key, estimate in known
     ]
     bold = [place for place, (_, key, _) in enumerate(known) if key == kept]
     return joined([table(columns, cells, caption=caption, kept=bold), notes.listed()])
+
+
+def _freedom(estimate: Mapping[str, Any]) -> str:
+    """Give the degrees of freedom of an interval, which say from how many groups its width is known."""
+    freedom = estimate.get("freedom")
+    return "–" if freedom is None else f"{freedom:.1f}"
 
 
 # ---------------------------------------------------------------------------------- figures and classes

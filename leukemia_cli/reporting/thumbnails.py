@@ -15,6 +15,8 @@ from leukemia_cli.reporting.page import Heatmap
 from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.overlays import data_uri, png_bytes
 
+HEATMAPS = "heatmaps"
+"""Folder of a report's heat-maps."""
 SIDE_PX = 160
 HEATMAP_PX = 280
 

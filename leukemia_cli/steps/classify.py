@@ -24,7 +24,7 @@ from leukemia_cli.reporting.findings import Finding, columns, csv_line, json_lin
 from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.overlays import heatmap_name, overlay, png_bytes
 from leukemia_cli.vision.smear import smear_colours
-from leukemia_cli.workspace import RunFolder, check_replaceable, disk_errors, write_bytes
+from leukemia_cli.workspace import RunFolder, check_replaceable, check_writable, disk_errors, write_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +202,8 @@ def write_findings(
         if output.suffix.lower() in IMAGE_SUFFIXES:
             raise UsageError(f"--output {output} has the name of an image", "Name a file such as findings.csv")
         check_replaceable(output)
+    if settings.heatmaps is not None:
+        check_writable(settings.heatmaps)
     paths = expand_inputs(inputs, IMAGE_SUFFIXES, stdin)
     first = next(paths, None)
     if first is None:

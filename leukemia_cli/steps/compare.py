@@ -20,8 +20,19 @@ import numpy as np
 from leukemia_cli import __version__
 from leukemia_cli.catalog import BACKBONES, VARIANTS, candidates, find_backbone, find_variant
 from leukemia_cli.data.splits import deal_folds, repeat_folds
-from leukemia_cli.domain import NO_GROUPS, Manifest, Note, Track, counted, few_groups, fingerprint, silent, unheard
-from leukemia_cli.errors import UsageError
+from leukemia_cli.domain import (
+    NO_GROUPS,
+    PROPOSED_GROUPS,
+    Manifest,
+    Note,
+    Track,
+    counted,
+    few_groups,
+    fingerprint,
+    silent,
+    unheard,
+)
+from leukemia_cli.errors import MachineError, UsageError
 from leukemia_cli.judging.comparison import compare_pairs
 from leukemia_cli.judging.intervals import Estimate, group_bootstrap, plain_values
 from leukemia_cli.judging.metrics import METRICS
@@ -36,10 +47,11 @@ from leukemia_cli.learning.comparing import (
     table_of,
 )
 from leukemia_cli.learning.estimating import Estimated, estimate
-from leukemia_cli.learning.features import Views
+from leukemia_cli.learning.features import Views, state_digest
 from leukemia_cli.learning.machine import Machine, choose_machine
 from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of
-from leukemia_cli.learning.training import Recipe, TrainPlan, within
+from leukemia_cli.learning.runs import versions
+from leukemia_cli.learning.training import SVM_ROWS, Recipe, TrainPlan, within
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
 from leukemia_cli.reporting.comparison import (
     CandidateScore,
@@ -52,10 +64,21 @@ from leukemia_cli.reporting.comparison import (
     comparison_page,
 )
 from leukemia_cli.reporting.evaluation import Figure, is_random, subset_of
-from leukemia_cli.workspace import Workspace, fresh_folder, now, write_bytes, write_json, write_text
+from leukemia_cli.workspace import (
+    Workspace,
+    count_look,
+    fresh_folder,
+    looks_at,
+    now,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 SCHEMA_VERSION = 1
 PAIRED_METRICS = ("balanced_accuracy", "macro_f1")
+COPIES = 5
+"""Augmented copies of each image beside it under the optimistic protocol; our choice."""
 IMAGE_FOLDS = 5
 """The optimistic protocol holds one of five parts out: 80/20."""
 
@@ -75,7 +98,7 @@ class CompareSettings:
     backbones: tuple[str, ...] = tuple(name for name, b in BACKBONES.items() if b.in_paper)
     variants: tuple[str, ...] = tuple(VARIANTS)
     protocol: Protocol = "grouped"
-    copies: int = 5
+    copies: int = COPIES
     repeats: int = 3
     resamples: int = 2000
     training: TrainSettings = field(default_factory=lambda: TrainSettings(grid="quick"))
@@ -86,8 +109,21 @@ class CompareSettings:
                 raise UsageError(f"{flag} {value} is too small", "Use at least 1")
         for backbone in self.backbones:
             find_backbone(backbone)
-        for variant in self.variants:
-            find_variant(variant)
+        knobs = {knob for variant in self.variants for knob in find_variant(variant).knobs}
+        for knob, flag, given in (
+            ("hidden", "--feature-sizes", self.training.feature_sizes),
+            ("rates", "--dropout-rates", self.training.dropout_rates),
+            ("selected", "--select", self.training.selected),
+            ("selected", "--select-by", self.training.selectors),
+            ("kernels", "--kernel", self.training.kernels),
+        ):
+            if given is not None and knob not in knobs:
+                raise UsageError(
+                    f"{flag} means nothing to --variants {','.join(self.variants)}",
+                    "Leave it out, or add a variant that takes it",
+                )
+        if self.protocol != "paper" and self.copies != COPIES:
+            raise UsageError("--copies without --protocol paper means nothing", "Leave it out, or add --protocol paper")
         if self.protocol == "paper" and self.training.tune != "head":
             raise UsageError(
                 f"--protocol paper does not go with --tune {self.training.tune}",
@@ -151,15 +187,37 @@ class _Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """What a cell chose, once its features are let go."""
+
+    repeat: int
+    fold: int
+    judged: Judged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
-    """A backbone with a variant, judged: predictions of each repeat and the cells behind them."""
+    """A backbone with a variant, judged: predictions of each repeat and what its cells chose."""
 
     backbone: str
     variant: str
     weights: str
     random_weights: bool
+    candidates: int
     predictions: tuple[Predictions, ...]
-    cells: tuple[tuple[_Cell, Judged], ...]
+    chosen: tuple[_Chosen, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Begun:
+    """What is settled before hours of work: machine, partitions, and for each backbone its weights and recipes."""
+
+    machine: Machine
+    loaded: Mapping[str, LoadedBackbone]
+    digests: Mapping[str, str]
+    recipes: Mapping[str, Mapping[str, Recipe]]
+    partitions: Sequence[tuple[int, ...]]
+    repeats_note: str | None
 
 
 def compare(
@@ -172,16 +230,20 @@ def compare(
     note: Note = unheard,
 ) -> Compared:
     """Run every cell that is not done, and write `comparisons/<id>/`; raises UsageError for a manifest without folds."""
-    machine, loaded, partitions, repeats_note = _begin(manifest, settings, note)
+    begun = _begin(manifest, settings, note)
     rows: dict[Protocol, list[_Row]] = {"grouped": [], "paper": []}
-    for backbone, weights in loaded.items():
+    new = 0
+    for backbone in begun.loaded:
+        table = _table(workspace, manifest, settings, backbone, begun, track)
         for protocol in _protocols(settings):
-            cells = list(
-                _cells(workspace, manifest, settings, backbone, weights, protocol, partitions, machine, track, note)
-            )
-            judged = _judge(cells, workspace, note)
-            rows[protocol] += _rows(settings, manifest, backbone, weights, protocol, judged)
-    document = _document(manifest, settings, rows, len(partitions), repeats_note, command)
+            cells = list(_cells(manifest, settings, backbone, begun, table, protocol))
+            new += sum(finished_cell(cell.table, cell.key) is None for cell in cells)
+            rows[protocol] += _rows(settings, manifest, begun.loaded[backbone], protocol, _judge(cells, note))
+    part = fingerprint(sorted(sample.sha256 for sample in manifest.samples))
+    looks = looks_at(workspace, part)
+    if new:  # figures that were seen before are no further look
+        looks = count_look(workspace, part, split="test", run=f"comparison of {', '.join(begun.loaded)}")
+    document = _document(manifest, settings, rows, begun, looks, command)
     folder = workspace.comparisons_folder / document["id"]
     with fresh_folder(folder) as beside:
         write_json(beside / "compare.json", document)
@@ -196,15 +258,14 @@ def plan_comparison(
     workspace: Workspace, manifest: Manifest, settings: CompareSettings, *, note: Note = unheard
 ) -> Planned:
     """Say which cells would run, and about how long they take, from a measurement of some seconds; writes nothing."""
-    machine, loaded, partitions, repeats_note = _begin(manifest, settings, note)
+    begun = _begin(manifest, settings, note)
     listed: list[dict[str, Any]] = []
     estimates = []
-    for backbone, weights in loaded.items():
+    for backbone in begun.loaded:
         todo: list[_Cell] = []
+        table = _table(workspace, manifest, settings, backbone, begun, silent)
         for protocol in _protocols(settings):
-            cells = list(
-                _cells(workspace, manifest, settings, backbone, weights, protocol, partitions, machine, silent, note)
-            )
+            cells = list(_cells(manifest, settings, backbone, begun, table, protocol))
             left = [cell for cell in cells if finished_cell(cell.table, cell.key) is None]
             todo += left
             for variant in settings.variants:
@@ -221,7 +282,12 @@ def plan_comparison(
                     }
                 )
         estimates.append(estimate(backbone, [(c.table, c.recipe, c.plan) for c in todo]))
-    return Planned(cells=tuple(listed), repeats=len(partitions), repeats_note=repeats_note, estimates=tuple(estimates))
+    return Planned(
+        cells=tuple(listed),
+        repeats=len(begun.partitions),
+        repeats_note=begun.repeats_note,
+        estimates=tuple(estimates),
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- cells
@@ -232,10 +298,8 @@ def _protocols(settings: CompareSettings) -> tuple[Protocol, ...]:
     return ("grouped", "paper") if settings.protocol == "paper" else ("grouped",)
 
 
-def _begin(
-    manifest: Manifest, settings: CompareSettings, note: Note
-) -> tuple[Machine, dict[str, LoadedBackbone], list[tuple[int, ...]], str | None]:
-    """Fail before hours of work: folds, partitions, weights of every backbone."""
+def _begin(manifest: Manifest, settings: CompareSettings, note: Note) -> _Begun:
+    """Fail before hours of work: folds, partitions, weights of every backbone, room for every kernel matrix."""
     if manifest.folds is None:
         raise UsageError(
             "the manifest has splits, and a comparison needs folds", "Prepare the same data again with --folds 5"
@@ -264,7 +328,39 @@ def _begin(
         note(f"backbone: {backbone}, weights: {loaded[backbone].spec.weights_source}")
         if loaded[backbone].spec.is_random:
             note("warning: --weights none: the backbone is random, never trained on anything; expect poor figures")
-    return machine, loaded, partitions, told
+    recipes = {
+        backbone: {
+            variant: within(recipe_of(_settings_of(settings, backbone, variant)), weights.spec.feature_width, note)
+            for variant in settings.variants
+        }
+        for backbone, weights in loaded.items()
+    }
+    if any(recipe.svms for of_backbone in recipes.values() for recipe in of_backbone.values()):
+        _check_kernels(manifest, settings)
+    return _Begun(
+        machine=machine,
+        loaded=loaded,
+        digests={name: state_digest(weights.module.state_dict()) for name, weights in loaded.items()},
+        recipes=recipes,
+        partitions=partitions,
+        repeats_note=told,
+    )
+
+
+def _check_kernels(manifest: Manifest, settings: CompareSettings) -> None:
+    """Raise MachineError where a support vector machine of any cell would need too large a kernel matrix."""
+    images = len(manifest.samples)
+    held_out = min(sum(s.fold == fold for s in manifest.samples) for fold in range(manifest.folds or 1))
+    rows = images - held_out
+    if settings.protocol == "paper":
+        rows = max(rows, images * (settings.copies + 1) * (IMAGE_FOLDS - 1) // IMAGE_FOLDS)
+    if rows > SVM_ROWS:
+        of = "copies" if settings.protocol == "paper" else "images"
+        raise MachineError(
+            f"a support vector machine on {rows} {of} needs a kernel matrix of {rows**2 * 4 / 1e9:.0f} GB",
+            f"Leave svm out of --variants{', or ask for fewer --copies' if settings.protocol == 'paper' else ''}: "
+            f"at most {SVM_ROWS} go in",
+        )
 
 
 def _settings_of(settings: CompareSettings, backbone: str, variant: str) -> TrainSettings:
@@ -291,29 +387,40 @@ def _selects(variant: str, given: TrainSettings) -> bool:
     return any(count is not None for count in counts)
 
 
-def _cells(
+def _table(
     workspace: Workspace,
     manifest: Manifest,
     settings: CompareSettings,
     backbone: str,
-    loaded: LoadedBackbone,
-    protocol: Protocol,
-    partitions: Sequence[Sequence[int]],
-    machine: Machine,
+    begun: _Begun,
     track: Track,
-    note: Note,
-) -> Iterator[_Cell]:
-    """Yield the cells of one backbone under one protocol, first repeat first."""
-    plan = replace(plan_of(replace(settings.training, backbone=backbone), machine), doubt=None)
-    table = table_of(
+) -> Table:
+    return table_of(
         manifest,
-        loaded,
-        plan,
-        machine=machine,
+        begun.loaded[backbone],
+        _plan(settings, backbone, begun),
+        digest=begun.digests[backbone],
+        machine=begun.machine,
         cache_root=workspace.features_folder / "cache",
         cells=workspace.comparisons_folder / "cells",
         track=track,
     )
+
+
+def _plan(settings: CompareSettings, backbone: str, begun: _Begun) -> TrainPlan:
+    return replace(plan_of(replace(settings.training, backbone=backbone), begun.machine), doubt=None)
+
+
+def _cells(
+    manifest: Manifest,
+    settings: CompareSettings,
+    backbone: str,
+    begun: _Begun,
+    table: Table,
+    protocol: Protocol,
+) -> Iterator[_Cell]:
+    """Yield the cells of one backbone under one protocol, first repeat first."""
+    plan, partitions = _plan(settings, backbone, begun), begun.partitions
     folds: Sequence[int] = range(manifest.folds or 0)
     if protocol == "paper":
         views = Views(count=settings.copies + 1, augmentation=plan.augmentation, seed=plan.seed)
@@ -321,16 +428,12 @@ def _cells(
         plan = replace(plan, views=1)
         dealt = [(s.group, s.label) for s in table.manifest.samples]
         partitions = [
-            deal_folds(dealt, IMAGE_FOLDS, settings.training.seed + repeat) for repeat in range(len(partitions))
+            tuple(deal_folds(dealt, IMAGE_FOLDS, settings.training.seed + repeat)) for repeat in range(len(partitions))
         ]
         folds = (0,)
-    recipes = {
-        variant: within(recipe_of(_settings_of(settings, backbone, variant)), loaded.spec.feature_width, note)
-        for variant in settings.variants
-    }
     for repeat, partition in enumerate(partitions):
         dealt_table = table.dealt(partition)
-        for variant, recipe in recipes.items():
+        for variant, recipe in begun.recipes[backbone].items():
             for fold in folds:
                 yield _Cell(
                     backbone=backbone,
@@ -345,14 +448,18 @@ def _cells(
                 )
 
 
-def _judge(cells: Sequence[_Cell], workspace: Workspace, note: Note) -> list[tuple[_Cell, Judged]]:
+def _judge(cells: Sequence[_Cell], note: Note) -> list[tuple[_Cell, Judged]]:
     """Take the cells that are done and run the others, saying how far it is and about how long it takes."""
     done = {cell.key: finished_cell(cell.table, cell.key, note) for cell in cells}
     kept = sum(judged is not None for judged in done.values())
     if kept:
-        note(f"{counted(kept, 'cell')} of {len(cells)} done before")
+        note(f"{kept} of {counted(len(cells), 'model')} done before")
+    todo = [cell for cell in cells if done[cell.key] is None]
+    if todo:
+        _see_all(todo[0])
     started, made = time.monotonic(), 0
-    todo = sum(judged is None for judged in done.values())
+    work_left = sum(_work(cell) for cell in todo)
+    work_done = 0
     for cell in cells:
         if done[cell.key] is not None:
             continue
@@ -367,13 +474,27 @@ def _judge(cells: Sequence[_Cell], workspace: Workspace, note: Note) -> list[tup
         )
         done[cell.key] = result
         made += 1
-        left = (time.monotonic() - started) / made * (todo - made)
+        work_done += _work(cell)
+        left = (time.monotonic() - started) / work_done * (work_left - work_done)
         optimistic = " (optimistic protocol)" if cell.protocol == "paper" else ""
         note(
             f"{cell.backbone} {cell.variant}{optimistic}, repeat {cell.repeat + 1}, fold {cell.fold}: {result.choice}; "
-            f"{made} of {counted(todo, 'cell')}, about {left:.0f} s left for {cell.backbone}"
+            f"{made} of {counted(len(todo), 'model')}, about {left:.0f} s left for {cell.backbone}"
         )
     return [(cell, judged) for cell in cells if (judged := done[cell.key]) is not None]
+
+
+def _see_all(cell: _Cell) -> None:
+    """Send every image and view through the backbone before the first model, so that the time left can be told."""
+    views = Views(
+        count=cell.plan.views, augmentation=cell.plan.augmentation if cell.plan.views > 1 else None, seed=cell.plan.seed
+    )
+    cell.table.rows(range(len(cell.table.manifest.samples)), views)
+
+
+def _work(cell: _Cell) -> int:
+    """Weigh a cell by the fits it takes, when those of one model count alike."""
+    return 1 + len(cell.recipe.heads) + len(cell.recipe.svms)
 
 
 # ----------------------------------------------------------------------------------------------------------- rows
@@ -382,7 +503,6 @@ def _judge(cells: Sequence[_Cell], workspace: Workspace, note: Note) -> list[tup
 def _rows(
     settings: CompareSettings,
     manifest: Manifest,
-    backbone: str,
     loaded: LoadedBackbone,
     protocol: Protocol,
     judged: Sequence[tuple[_Cell, Judged]],
@@ -390,18 +510,19 @@ def _rows(
     rows = []
     for variant in settings.variants:
         mine = [(cell, result) for cell, result in judged if cell.variant == variant]
-        repeats = sorted({cell.repeat for cell, _ in mine})
+        recipe = mine[0][0].recipe
         rows.append(
             _Row(
-                backbone=backbone,
+                backbone=mine[0][0].backbone,
                 variant=variant,
                 weights=loaded.spec.weights if loaded.spec.is_random else loaded.spec.weights_source,
                 random_weights=is_random(loaded.spec.weights),
+                candidates=len(recipe.heads) + len(recipe.svms),
                 predictions=tuple(
                     _predictions(manifest, protocol, [(c, r) for c, r in mine if c.repeat == repeat])
-                    for repeat in repeats
+                    for repeat in sorted({cell.repeat for cell, _ in mine})
                 ),
-                cells=tuple(mine),
+                chosen=tuple(_Chosen(repeat=c.repeat, fold=c.fold, judged=r) for c, r in mine),
             )
         )
     return rows
@@ -432,8 +553,8 @@ def _document(
     manifest: Manifest,
     settings: CompareSettings,
     rows: Mapping[Protocol, Sequence[_Row]],
-    repeats: int,
-    repeats_note: str | None,
+    begun: _Begun,
+    looks: int,
     command: Sequence[str],
 ) -> ComparisonDocument:
     shown = rows[settings.protocol]
@@ -445,12 +566,13 @@ def _document(
     identity = {
         "manifest": manifest.fingerprint,
         "settings": asdict(replace(settings, training=replace(settings.training, device="auto", workers=None))),
+        "backbones": dict(begun.digests),
     }
     return {
         "schema_version": SCHEMA_VERSION,
         "id": f"{settings.protocol}-{fingerprint(identity)[:8]}",
         "protocol": settings.protocol,
-        "protocol_title": _protocol_title(manifest, settings, repeats),
+        "protocol_title": _protocol_title(manifest, settings, len(begun.partitions)),
         "optimistic": optimistic,
         "task": manifest.task.name,
         "subset": subset_of(manifest.task.classes, manifest.task.whole),
@@ -461,9 +583,9 @@ def _document(
         "groups_source": manifest.groups_source,
         "groups_per_class": per_class,
         "folds": IMAGE_FOLDS if optimistic else int(manifest.folds or 0),
-        "repeats": repeats,
+        "repeats": len(begun.partitions),
         "repeats_asked": settings.repeats,
-        "repeats_note": repeats_note,
+        "repeats_note": begun.repeats_note,
         "grid": settings.training.grid,
         "tune": settings.training.tune,
         "views": 1 if optimistic else settings.training.views,
@@ -474,6 +596,9 @@ def _document(
         "leuk_version": __version__,
         "command": list(command),
         "copies_per_image": settings.copies if optimistic else None,
+        "looks": looks,
+        "resamples": settings.resamples,
+        "versions": versions(),
         "headline_metric": "balanced_accuracy",
         "rows": [
             {
@@ -485,14 +610,14 @@ def _document(
                 "repeats": _repeats(row.predictions),
                 "choices": [
                     {
-                        "repeat": cell.repeat,
-                        "fold": cell.fold,
-                        "choice": judged.choice,
-                        "trials": cast(list[CandidateScore], list(judged.trials)),
+                        "repeat": chosen.repeat,
+                        "fold": chosen.fold,
+                        "choice": chosen.judged.choice,
+                        "trials": cast(list[CandidateScore], list(chosen.judged.trials)),
                     }
-                    for cell, judged in row.cells
+                    for chosen in row.chosen
                 ],
-                "seconds": sum(judged.seconds for _, judged in row.cells),
+                "seconds": sum(chosen.judged.seconds for chosen in row.chosen),
             }
             for row in shown
         ],
@@ -511,7 +636,7 @@ def _document(
             for row, honest in zip(shown if optimistic else (), grouped, strict=False)
             for name in ("balanced_accuracy", "accuracy", "macro_f1")
         ],
-        "warnings": _warnings(manifest, settings, shown, per_class, repeats_note),
+        "warnings": _warnings(manifest, settings, shown, per_class, begun.repeats_note),
     }
 
 
@@ -623,7 +748,13 @@ def _warnings(
         found.append(NO_GROUPS)
     else:
         found += few_groups(per_class)
-    unchosen = [f"{row.backbone} {row.variant}" for row in rows if any(not judged.trials for _, judged in row.cells)]
+    if manifest.groups_source == "proposed":
+        found.append(PROPOSED_GROUPS)
+    unchosen = [
+        f"{row.backbone} {row.variant}"
+        for row in rows
+        if row.candidates > 1 and any(not chosen.judged.trials for chosen in row.chosen)
+    ]
     if unchosen:
         found.append(f"too few groups to choose by in some folds of {', '.join(unchosen)}: defaults were taken there")
     return [*dict.fromkeys([*found, *(w for w in manifest.warnings if not w.startswith("fewer than"))])]

@@ -10,9 +10,8 @@ Requirements met here:
 from __future__ import annotations
 
 import csv
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -35,16 +34,16 @@ from leukemia_cli.domain import (
     unheard,
 )
 from leukemia_cli.errors import DataError, ThresholdMissed, UsageError, WorkspaceError
+from leukemia_cli.judging.bars import Bar
 from leukemia_cli.judging.comparison import independent_difference
 from leukemia_cli.judging.curves import reliability
 from leukemia_cli.judging.evaluation import judge, judge_abstention, judge_label_sets, trace
 from leukemia_cli.judging.intervals import group_bootstrap
-from leukemia_cli.judging.metrics import METRICS
 from leukemia_cli.judging.predictions import Predictions
 from leukemia_cli.learning.batches import Pixels, plain_view, read_sample
 from leukemia_cli.learning.classifier import Classifier, load_classifier, together
 from leukemia_cli.learning.doubt import Thresholds
-from leukemia_cli.learning.fitting import Scores
+from leukemia_cli.learning.fitting import Labels, Scores
 from leukemia_cli.learning.heatmaps import faithfulness, heatmap
 from leukemia_cli.learning.machine import choose_machine
 from leukemia_cli.learning.scoring import Judges, Scored, score
@@ -61,14 +60,14 @@ from leukemia_cli.reporting.evaluation import (
 )
 from leukemia_cli.reporting.page import report_page
 from leukemia_cli.reporting.pictures import confusion_svg
-from leukemia_cli.reporting.thumbnails import read_heatmaps, thumbnails
+from leukemia_cli.reporting.thumbnails import HEATMAPS, read_heatmaps, thumbnails
 from leukemia_cli.vision.decode import Unusable, inspect_each
 from leukemia_cli.vision.overlays import heatmap_name, overlay, png_bytes
 from leukemia_cli.workspace import (
     RunFolder,
     Workspace,
-    check_run_name,
-    disk_errors,
+    check_own,
+    count_look,
     fresh_folder,
     now,
     write_bytes,
@@ -76,62 +75,9 @@ from leukemia_cli.workspace import (
     write_text,
 )
 
-LOOKS_FILE = "looks.jsonl"
 HEADLINE = "balanced_accuracy"
 MOST_MISTAKES = 12
 HISTORY_FILE = "history.csv"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
-    """A threshold that a figure must reach: `METRIC[.low|.high]` at least (or, for errors, at most) `value`."""
-
-    metric: str
-    end: Literal["value", "low", "high"]
-    value: float
-
-    @classmethod
-    def read(cls, text: str, flag: Literal["--min", "--max"]) -> Bar:
-        """Read `balanced_accuracy=0.9` or `balanced_accuracy.low=0.9`; raises UsageError for anything else."""
-        found = re.fullmatch(r"\s*([a-z0-9_]+)(?:\.(low|high))?\s*=\s*([^\s]+)\s*", text)
-        example = "balanced_accuracy.low=0.9" if flag == "--min" else "ece.high=0.1"
-        if found is None:
-            raise UsageError(f"{flag} {text!r} cannot be read", f"Write METRIC=VALUE, for example {flag} {example}")
-        name, end, number = found.groups()
-        if name not in METRICS:
-            raise UsageError(f"{flag} names no metric: {name!r}", f"Known: {', '.join(METRICS)}")
-        if METRICS[name].greater_is_better != (flag == "--min"):
-            other = "--max" if flag == "--min" else "--min"
-            raise UsageError(
-                f"{flag} {name}: of this metric {'less' if flag == '--min' else 'more'} is better", f"Use {other}"
-            )
-        try:
-            value = float(number)
-        except ValueError:
-            value = float("nan")
-        if not METRICS[name].least <= value <= METRICS[name].most:
-            raise UsageError(
-                f"{flag} {text}: {number!r} is no value of {name}",
-                f"It lies between {METRICS[name].least:g} and {METRICS[name].most:g}",
-            )
-        return cls(metric=name, end=cast(Literal["value", "low", "high"], end or "value"), value=value)
-
-    @property
-    def name(self) -> str:
-        """Name the figure as it was written."""
-        return self.metric if self.end == "value" else f"{self.metric}.{self.end}"
-
-    def missed(self, metrics: Mapping[str, Any]) -> str | None:
-        """Say how the figure falls short of the threshold, None where it does not."""
-        figure = metrics[self.metric]
-        found = figure[self.end]
-        counts = f"{figure['n']} images, {figure['groups']} groups"
-        if found is None:
-            return f"{self.name} is not known ({figure['method']}), and {self.value:g} was asked for"
-        better = METRICS[self.metric].greater_is_better
-        if (found >= self.value) if better else (found <= self.value):
-            return None
-        return f"{self.name} is {found:.4f} ({counts}), {'below' if better else 'above'} {self.value:g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,18 +178,22 @@ def evaluate(
             f"run {run.id} was made from another manifest than that of {workspace.root}",
             "Prepare the data it was trained on again, or train a run from this manifest",
         )
+    check_own(workspace, run)
     machine = choose_machine(settings.device, settings.workers)
     classifier = load_classifier(run, machine)
     note(f"run: {run.id}, {classifier.task.title}; device: {machine.description}")
     own = manifest if manifest is not None and run.facts.get("manifest") == manifest.fingerprint else None
     if settings.external is not None:
-        name, part = _external(settings, classifier, own, machine.workers, track, note)
+        name, part = _external(settings, classifier, own, run, machine.workers, track, note)
         folder = workspace.reports_folder / f"{run.id}-external-{name}"
     elif own is not None:
         name, part = None, _internal(own, classifier, run, settings.split)
         folder = workspace.reports_folder / f"{run.id}-{settings.split}"
     else:
         raise ValueError("neither images from elsewhere nor a manifest")
+    if settings.heatmaps:  # a backbone that has none is refused before a look is counted
+        side = classifier.preprocessing.input_size_px
+        heatmap(classifier, [np.zeros((side, side, 3), dtype=np.uint8)], [0])
     scored = _score(workspace, classifier, part, settings, track)
     predictions = _predictions(classifier, part, scored.probabilities)
     looks = _look(workspace, run, part.samples, name or settings.split)
@@ -314,6 +264,7 @@ def _external(
     settings: EvaluateSettings,
     classifier: Classifier,
     manifest: Manifest | None,
+    run: RunFolder,
     workers: int,
     track: Track,
     note: Note,
@@ -324,7 +275,11 @@ def _external(
         raise UsageError(
             f"--external {settings.external!r} is not NAME=SOURCE", "Write for example --external clinic=FOLDER"
         )
-    check_run_name(name)
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is None:
+        raise UsageError(
+            f"external data cannot be named {name!r}",
+            "Use letters, digits, dots, - and _, beginning with a letter or digit",
+        )
     defaults = SourceDefaults(
         layout=settings.layout, labels=settings.labels, label_column=settings.label_column, group_by=settings.group_by
     )
@@ -364,7 +319,9 @@ def _external(
         )
         for (candidate, facts), group in zip(opened, groups, strict=True)
     )
-    warnings = [*gathered.warnings]
+    about_training = set(manifest.warnings) if manifest is not None else set()
+    warnings = [w for w in run.facts.get("warnings", ()) if w not in about_training]
+    warnings += [*gathered.warnings, *(line for line in gathered.notes if "left out" in line)]
     if bad:
         warnings.append(f"{counted(len(bad), 'image')} left out as unusable, the first: {bad[0]}")
     if copies:
@@ -383,6 +340,19 @@ def _external(
                 + (f", and {len(shared) - 1} more" if len(shared) > 1 else ""),
                 "Leave them out of the external data: figures on them would not be external",
             )
+        known = {sample.group for sample in manifest.samples}
+        if gathered.groups_source != "none" and manifest.groups_source != "none":
+            common = sorted(known & {sample.group for sample, _ in judged})
+            if common:
+                warnings.append(
+                    f"{counted(len(common), 'group')} here bear the name of a group of the run's own images, the first "
+                    f"{common[0]!r}: if they are the same patients, these figures are not external"
+                )
+    if len(classifier.members) > 1:
+        warnings.append(
+            f"here the mean of all {len(classifier.members)} members answers, on the run's own test images one member alone: "
+            "part of a drop may be hidden by that"
+        )
     return name, _Part(judged=judged, groups_source=gathered.groups_source, folds=None, warnings=tuple(warnings))
 
 
@@ -424,14 +394,7 @@ def check_no_leak(manifest: Manifest, classifier: Classifier, judged: Sequence[t
 
 def _look(workspace: Workspace, run: RunFolder, samples: Sequence[Sample], split: str) -> int:
     """Write down that this part was looked at, and count how often it has been."""
-    part = fingerprint(sorted(s.sha256 for s in samples))
-    path = workspace.reports_folder / LOOKS_FILE
-    line = json.dumps({"part": part, "split": split, "run": run.id, "time": now()})
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="ascii") as file:
-            file.write(line + "\n")
-        return sum(f'"part": "{part}"' in known for known in path.read_text(encoding="ascii").splitlines())
+    return count_look(workspace, fingerprint(sorted(s.sha256 for s in samples)), split=split, run=run.id)
 
 
 # ------------------------------------------------------------------------------------------------------- evidence
@@ -450,7 +413,12 @@ def _evidence(
     before = _predictions(classifier, part, scored.uncalibrated)
     members = list(dict.fromkeys(id(m) for _, judges in part.judged for m in judges))
     doubts = [m.doubt for m in classifier.members if id(m) in members and m.doubt is not None]
+    asked = [m for m in classifier.members if id(m) in members]
     unmeasured = "this run has no thresholds: no images were left to fit them on"
+    if doubts:
+        unmeasured = (
+            f"{len(asked) - len(doubts)} of {len(asked)} members have no thresholds: no images were left to fit them on"
+        )
     nothing = np.zeros(predictions.image_count, dtype=bool)
     known = scored.novel is not None and scored.uncertain is not None and bool(doubts)
     abstention = judge_abstention(
@@ -473,6 +441,9 @@ def _evidence(
     thresholds = Thresholds.of([judges[0].doubt for _, judges in part.judged[:1]]) if known else None
     promise = None if thresholds is None else thresholds.label_sets
     refused = next((d.label_sets.reason for d in doubts if d.label_sets.reason), None)
+    says = None
+    if promise is not None and scored.sets is not None:
+        says = _promise(promise.alpha, promise.per, part, external=settings.external is not None)
     wrong = [int(i) for i in np.flatnonzero(predictions.predicted != predictions.labels)]
     confidence = predictions.probabilities.max(axis=1)
     wrong.sort(key=lambda i: (-confidence[i], part.samples[i].path))
@@ -491,7 +462,7 @@ def _evidence(
         label_sets_reason=None if scored.sets is not None else refused or unmeasured,
         alpha=None if promise is None else promise.alpha,
         per=None if promise is None else promise.per,
-        label_sets_say=None if promise is None or scored.sets is None else _promise(promise.alpha, promise.per, part),
+        label_sets_say=says,
         choices=run.facts.get("choices", ()),
         history=_history(run.path / HISTORY_FILE),
         mistakes=tuple(
@@ -508,8 +479,13 @@ def _evidence(
     )
 
 
-def _promise(alpha: float, per: str, part: _Part) -> str:
+def _promise(alpha: float, per: str, part: _Part, *, external: bool) -> str:
     """Say what the coverage of label sets is promised for, and what weakens the promise."""
+    if external:
+        return (
+            f"They were fitted to hold the true class in {100 * (1 - alpha):g} % of images like those of calibration; for "
+            "images from elsewhere nothing is promised."
+        )
     of = "an image of a new group, every group counting equally" if per == "group" else "a new image"
     text = f"The true class is promised in at least {100 * (1 - alpha):g} % of the sets of {of}"
     if part.folds is not None:
@@ -541,9 +517,8 @@ def _history(file: Path) -> list[dict[str, Any]]:
 def _model(run: RunFolder, classifier: Classifier) -> dict[str, Any]:
     """Give what the model was made from, for the report's card."""
     facts, spec = run.facts, classifier.spec
-    kept = {
-        key: facts.get(key) for key in ("seed", "command", "versions", "created", "training_images", "training_groups")
-    }
+    wanted = ("seed", "command", "versions", "created", "training_images", "training_groups", "groups_source")
+    kept = {key: facts.get(key) for key in wanted}
     return {
         **spec.as_json(),
         **classifier.preprocessing.as_json(),
@@ -578,13 +553,31 @@ def _with_drop(
         _look(workspace, run, part.samples, "test")
     internal = _predictions(classifier, part, scored.probabilities)
     resamples, seed = settings.resamples, settings.seed
+    # A mean of recalls over other classes is another figure: both sides are held to the classes that both have.
+    shared = np.intersect1d(internal.labels, predictions.labels)
+    there, here = _of_classes(internal, shared), _of_classes(predictions, shared)
     drop = Drop(
         metric=HEADLINE,
-        internal=group_bootstrap(internal, resamples=resamples, seed=seed)[HEADLINE],
-        external=group_bootstrap(predictions, resamples=resamples, seed=seed)[HEADLINE],
-        difference=independent_difference(predictions, internal, HEADLINE, resamples=resamples, seed=seed),
+        classes=tuple(classifier.task.classes[int(c)] for c in shared),
+        internal=group_bootstrap(there, resamples=resamples, seed=seed)[HEADLINE],
+        external=group_bootstrap(here, resamples=resamples, seed=seed)[HEADLINE],
+        difference=independent_difference(here, there, HEADLINE, resamples=resamples, seed=seed),
+        internal_groups_source=internal.groups_source,
     )
     return replace(evidence, drop=drop)
+
+
+def _of_classes(predictions: Predictions, classes: Labels) -> Predictions:
+    """Give the images of some classes alone."""
+    kept = np.flatnonzero(np.isin(predictions.labels, classes))
+    return Predictions(
+        classes=predictions.classes,
+        positive=predictions.positive,
+        labels=predictions.labels[kept],
+        probabilities=predictions.probabilities[kept],
+        groups=tuple(predictions.groups[i] for i in kept) if predictions.groups_known else (),
+        groups_source=predictions.groups_source,
+    )
 
 
 def _heatmaps(
@@ -615,7 +608,7 @@ def _heatmaps(
         heat = heatmap(judge_, [view], [called])
         areas.append(faithfulness(judge_, [view], heat, seed=settings.seed + place))
         label = classifier.task.classes[called]
-        name = f"heatmaps/{heatmap_name(place, sample.path)}"
+        name = f"{HEATMAPS}/{heatmap_name(place, sample.path)}"
         shown = overlay(pixels, heat[0], classifier.preprocessing.fit, legend=f"for {label}", beside=False)
         write_bytes(folder / name, png_bytes(shown))
         rows.append({"path": sample.path, "label": sample.label, "predicted": label, "file": name})
@@ -659,16 +652,31 @@ def _report(
             folds=part.folds,
             test_looks=looks,
             temperatures=tuple(m.temperature for m in classifier.members),
-            fitted_on=together([m.calibrated_on for m in classifier.members]),
+            fitted_on=_fitted_on(classifier),
             seed=run.facts.get("seed"),
             leuk_version=__version__,
             manifest=None if manifest is None else manifest.fingerprint,
             created=now(),
             warnings=tuple(dict.fromkeys(warnings)),
-            facts={"choice": run.facts.get("choice"), "device": str(classifier.machine.device), "precision": "fp32"},
+            pictures=settings.pictures,
+            facts={
+                "choice": run.facts.get("choice"),
+                "device": str(classifier.machine.device),
+                "precision": "fp32",
+                **({"external source": settings.external, "external groups": settings.group_by} if external else {}),
+            },
         ),
         evidence,
     )
+
+
+def _fitted_on(classifier: Classifier) -> str | None:
+    """Say what temperatures were fitted on, and how many members have none."""
+    told = together([m.calibrated_on for m in classifier.members])
+    missing = sum(m.calibrated_on is None for m in classifier.members)
+    if told is None or not missing:
+        return told
+    return f"{told}; {missing} of {len(classifier.members)} members are uncalibrated"
 
 
 def _write(
@@ -686,9 +694,9 @@ def _write(
     groups = report["groups"] if predictions.groups_known else None
     matrix = report["confusion"]["matrix"]
     write_text(folder / "confusion.svg", confusion_svg(report["confusion"]["classes"], matrix, groups=groups))
-    shown = [mistake["path"] for mistake in report["mistakes"]] if settings.pictures else []
+    shown = [mistake["path"] for mistake in report["mistakes"]] if report["pictures"] else []
     small = thumbnails(shown, max_megapixels=settings.max_megapixels, note=note)
     heats = (
-        read_heatmaps(folder, report, max_megapixels=settings.max_megapixels, note=note) if settings.pictures else ()
+        read_heatmaps(folder, report, max_megapixels=settings.max_megapixels, note=note) if report["pictures"] else ()
     )
     write_text(folder / "report.html", report_page(report, thumbnails=small, heatmaps=heats))

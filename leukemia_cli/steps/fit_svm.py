@@ -56,6 +56,9 @@ class FitSvmSettings:
     workers: int | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        DoubtSettings(false_alarm=self.false_alarm, risk=self.risk, alpha=self.alpha)
+
 
 def fit_svm(
     workspace: Workspace,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from leukemia_cli.domain import Note, unheard
-from leukemia_cli.errors import WorkspaceError
+from leukemia_cli.errors import DataError, WorkspaceError
 from leukemia_cli.reporting.evaluation import SCHEMA_VERSION
 from leukemia_cli.reporting.page import report_page
-from leukemia_cli.reporting.thumbnails import read_heatmaps, thumbnails
-from leukemia_cli.workspace import RunFolder, Workspace, check_schema, read_json, reports_of, write_text
+from leukemia_cli.reporting.thumbnails import HEATMAPS, read_heatmaps, thumbnails
+from leukemia_cli.workspace import RunFolder, Workspace, check_own, check_schema, read_json, reports_of, write_text
 
 
 def report(
@@ -17,14 +17,16 @@ def report(
     run: RunFolder,
     name: str | None,
     *,
-    pictures: bool = True,
+    pictures: bool | None = None,
     max_megapixels: float = 200.0,
     note: Note = unheard,
 ) -> tuple[Path, ...]:
     """Write report.html beside each report.json of a run (or beside the one called `name`); give the pages.
 
-    Images that are gone since are left out, and that is noted. Raises WorkspaceError where there is no such report.
+    `pictures` of None shows images where the evaluation did. Images that are gone since are left out, and that is noted.
+    Raises WorkspaceError where there is no such report or, after the others, a damaged one; DataError where no image is left.
     """
+    check_own(workspace, run)
     known = reports_of(workspace, run.id)
     wanted = known if name is None else [folder for folder in known if folder == f"{run.id}-{name}"]
     if not wanted:
@@ -33,14 +35,47 @@ def report(
         raise WorkspaceError(
             f"run {run.id} has no {what}", f"Known: {listed}" if listed else f"Make one with: leuk evaluate {run.id}"
         )
-    pages = []
+    pages, damaged = [], []
     for folder in (workspace.reports_folder / each for each in wanted):
-        stored = read_json(folder / "report.json", "report")
-        check_schema(stored, folder / "report.json", SCHEMA_VERSION)
-        shown = [mistake["path"] for mistake in stored.get("mistakes", ())] if pictures else []
-        small = thumbnails(shown, max_megapixels=max_megapixels, note=note)
-        heats = read_heatmaps(folder, stored, max_megapixels=max_megapixels, note=note) if pictures else ()
-        page = folder / "report.html"
-        write_text(page, report_page(stored, thumbnails=small, heatmaps=heats))
-        pages.append(page)
+        try:
+            pages.append(_page(folder, run, pictures, max_megapixels, note))
+        except (WorkspaceError, DataError) as error:
+            damaged.append(error)
+            note(f"warning: {error.problem}")
+    if damaged:
+        made = f" ({len(pages)} of {len(wanted)} pages were made)" if len(wanted) > 1 else ""
+        raise type(damaged[0])(f"{damaged[0].problem}{made}", damaged[0].hint)
     return tuple(pages)
+
+
+def _page(folder: Path, run: RunFolder, pictures: bool | None, max_megapixels: float, note: Note) -> Path:
+    """Make one page; raises WorkspaceError for a damaged report, DataError where every image to be shown is gone."""
+    stored = read_json(folder / "report.json", "report")
+    check_schema(stored, folder / "report.json", SCHEMA_VERSION)
+    page = folder / "report.html"
+    gone: list[str] = []
+
+    def missing(line: str) -> None:
+        gone.append(line.removeprefix("warning: "))
+
+    try:
+        shows = stored.get("pictures", True) if pictures is None else pictures
+        shown = [mistake["path"] for mistake in stored.get("mistakes", ())] if shows else []
+        small = thumbnails(shown, max_megapixels=max_megapixels, note=missing)
+        heats = read_heatmaps(folder, stored, max_megapixels=max_megapixels, note=missing) if shows else ()
+        made = report_page(stored, thumbnails=small, heatmaps=heats)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise WorkspaceError(
+            f"{folder / 'report.json'} is damaged: {type(error).__name__} {error}", f"Run: leuk evaluate {run.id}"
+        ) from error
+    if shown and not small:
+        raise DataError(
+            f"none of the {len(shown)} images that {page} shows can be read: it stays as it is",
+            "Put the images back, or make it without them: --no-images",
+        )
+    if gone:
+        note(f"warning: {len(gone)} pictures are left out, the first: {gone[0]}")
+    write_text(page, made)
+    if not shows and (folder / HEATMAPS).is_dir():
+        note(f"heat-maps stay in {folder / HEATMAPS}; delete them if they are not to be kept")
+    return page

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
 from leukemia_cli.domain import Manifest, Note, Track, silent, unheard
-from leukemia_cli.errors import DataError, UsageError, WorkspaceError
+from leukemia_cli.errors import DataError, LeukError, UsageError, WorkspaceError
 from leukemia_cli.learning.machine import Machine, choose_machine
 from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of
 from leukemia_cli.learning.runs import CHECKPOINT_FOLDER, FinishedRun, finish_run
@@ -117,6 +118,18 @@ def resume(
     return _carry_out(workspace, manifest, settings, run.path, folds, recipe, machine, loaded, track, note)
 
 
+@contextlib.contextmanager
+def _told(note: Note, hint: str) -> Iterator[None]:
+    """Say how to go on where something that is no error of the work itself ends it."""
+    try:
+        yield
+    except LeukError:
+        raise  # it has a hint of its own
+    except BaseException:
+        note(f"this run is not finished. {hint}")
+        raise
+
+
 def _stored_settings(run: RunFolder) -> TrainSettings:
     try:
         stored = dict(run.facts["settings"])
@@ -172,7 +185,8 @@ def _carry_out(
     )
     trained = []
     for fold in folds:
-        member = trainer.member(fold)
+        with _told(note, trainer.resume_hint):
+            member = trainer.member(fold)
         trained.append(member)
         score = member.validation.get("balanced_accuracy")
         told = "not validated" if score is None else f"validation balanced accuracy {score:.3f} ({member.validated_on})"

@@ -38,7 +38,7 @@ def test_a_comparison_prints_its_document_and_leaves_every_format(folded: Path, 
     ]  # fmt: skip
     again = leuk("compare", *TINY, "--variants", "base,svm", "--kernel", "linear", "--repeats", "1", "-w", folded)
     assert again.code == 0
-    assert "4 cells of 4 done before" in again.err
+    assert "4 of 4 models done before" in again.err
     assert f"comparison: {folder / 'compare.html'}" in again.out
     assert "RANDOM WEIGHTS" in again.err
     longer = len("timm:test_resnet") - len("inception")  # than the longest of the paper's backbones
@@ -51,7 +51,7 @@ def test_a_dry_run_is_one_document_and_leaves_nothing(folded: Path, leuk: Leuk) 
     assert sorted(folded.rglob("*")) == before
     assert (found["cells"], found["finished"], found["repeats"]) == (16, 0, 2)
     plain = leuk("compare", *TINY, "--repeats", "2", "--dry-run", "-w", folded)
-    assert "16 cells, 0 finished; nothing was run" in plain.out
+    assert "16 models to train, 0 finished; nothing was run" in plain.out
 
 
 @pytest.mark.parametrize(

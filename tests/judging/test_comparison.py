@@ -330,12 +330,16 @@ def test_every_pair_is_compared_by_every_metric(draw_predictions: Draw) -> None:
     assert tuple(c.p_holm for c in contrasts) == holm([c.p for c in contrasts])
 
 
-def test_pairs_without_groups_get_mcnemar(draw_predictions: Draw) -> None:
+def test_without_groups_accuracy_alone_is_tested_and_counted_once(draw_predictions: Draw) -> None:
     a = draw_predictions(groups_source="none")
-    (first, second) = compare_pairs({"one": a, "two": noisier(a)}, resamples=50)
-    assert [c.difference.metric for c in (first, second)] == ["balanced_accuracy", "macro_f1"]
-    assert first.test == second.test == mcnemar_exact(a, noisier(a)).test
-    assert first.difference.method.startswith("paired image bootstrap, groups unknown: optimistic")
+    b = noisier(a)
+    contrasts = compare_pairs({"one": a, "two": b}, resamples=50)
+    assert [c.difference.metric for c in contrasts] == ["balanced_accuracy", "macro_f1", "accuracy"]
+    exact = mcnemar_exact(a, b)
+    assert [(c.p, c.p_holm) for c in contrasts] == [(None, None), (None, None), (exact.p, exact.p)]
+    assert contrasts[2].test == exact.test
+    assert contrasts[0].test.startswith("not tested")
+    assert contrasts[0].difference.method.startswith("paired image bootstrap, groups unknown: optimistic")
 
 
 def test_one_model_has_no_pairs_and_other_images_no_comparison(draw_predictions: Draw) -> None:

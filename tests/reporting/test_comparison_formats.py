@@ -173,6 +173,9 @@ def drawn(
         "created": "2026-01-01T00:00:00+00:00",
         "leuk_version": "0.1.0",
         "command": ["leuk", "compare"],
+        "looks": 2,
+        "resamples": 2000,
+        "versions": {"leuk": "0.1.0", "torch": "2.15.0"},
         "headline_metric": "balanced_accuracy",
         "rows": rows,
         "differences": differences,
@@ -439,14 +442,14 @@ def test_the_finding_without_a_difference() -> None:
     assert found.startswith("Highest balanced accuracy: senet svm, 0.900 (")
     assert "260 images, 31 groups" in found
     assert (
-        "from none of 3 others is distinguishable from 0 (p after Holm 0.400): which comes first may be chance" in found
+        "not distinguishable from any of the 3 others (p after Holm 0.400): which comes first may be chance" in found
     )
 
 
 def test_the_finding_with_differences() -> None:
-    assert "from each of 3 others is distinguishable from 0 (p after Holm < 0.001)." in comparison_finding(four(0.0001))
+    assert "It is distinguishable from each of the 3 others (p after Holm < 0.001)." in comparison_finding(four(0.0001))
     some = with_p(four(), "resnext svm", "senet svm", 0.01)
-    assert "for 1 of 3 others (resnext svm) and not for the rest (p after Holm 0.010 to 0.400)" in comparison_finding(
+    assert "from 1 of the 3 others (resnext svm) and not from the rest (p after Holm 0.010 to 0.400)" in comparison_finding(
         some
     )
 
@@ -454,13 +457,13 @@ def test_the_finding_with_differences() -> None:
 def test_the_finding_without_a_test() -> None:
     assert "was not tested" in comparison_finding(four(None))
     partly = with_p(four(), "resnext svm", "senet svm", None)
-    assert "none of 2 others" in comparison_finding(partly) and "; 1 other not compared." in comparison_finding(partly)
+    assert "any of the 2 others" in comparison_finding(partly) and "; 1 other not compared." in comparison_finding(partly)
 
 
 def test_the_finding_of_one_two_equal_and_no_figures() -> None:
     assert comparison_finding(drawn(("senet",), ("base",))).endswith("There is no other model to compare it with.")
     two = with_values(drawn(("senet",), ("base", "svm")), (0.8, 0.9))
-    assert "Its difference from senet base is not distinguishable from 0" in comparison_finding(two)
+    assert "It is not distinguishable from senet base" in comparison_finding(two)
     assert "; equal to it: resnext svm." in comparison_finding(four(values=(0.8, 0.9, 0.7, 0.9)))
     assert comparison_finding(four(values=(None,) * 4)) == "No model has a balanced accuracy on these images."
 
@@ -483,9 +486,11 @@ def test_what_is_said_of_differences_is_what_their_p_values_say(ps: list[float |
         assert f"{beyond} of {len(tested)} difference" in reading
     top = [p for d, p in zip(document["differences"][:6], ps, strict=True) if {"senet svm"} & names(d)]
     mine = [p for p in top if p is not None]
-    found = re.search(r"for (\d+) of (\d+) others|from (none|each) of (\d+) others", comparison_finding(document))
+    found = re.search(
+        r"from (\d+) of the (\d+) others|from (any|each) of the (\d+) others", comparison_finding(document)
+    )
     if len(mine) > 1 and found is not None:
-        says = int(found[1]) if found[1] else 0 if found[3] == "none" else len(mine)
+        says = int(found[1]) if found[1] else 0 if found[3] == "any" else len(mine)
         assert says == sum(p < ALPHA for p in mine) and int(found[2] or found[4]) == len(mine)
     else:
         assert len(mine) < 2

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from leukemia_cli.catalog import find_variant
 from leukemia_cli.data.splits import repeat_folds
-from leukemia_cli.errors import UsageError
+from leukemia_cli.errors import MachineError, UsageError
 from leukemia_cli.learning import comparing, features
 from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.steps import compare as compare_step
@@ -33,6 +34,15 @@ SMALL = CompareSettings(
     resamples=40,
     training=TINY,
 )
+
+
+def only(*variants: str, **changed) -> CompareSettings:
+    """Give SMALL with these variants and the flags that one of them takes."""
+    knobs = {knob for variant in variants for knob in find_variant(variant).knobs}
+    flags = {"hidden": "feature_sizes", "rates": "dropout_rates", "selected": "selected", "kernels": "kernels"}
+    training = dataclasses.replace(TINY, **{flag: None for knob, flag in flags.items() if knob not in knobs})
+    training = dataclasses.replace(training, **changed.pop("training", {}))
+    return dataclasses.replace(SMALL, variants=variants, training=training, **changed)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +103,7 @@ def test_no_cell_is_trained_or_chosen_with_an_image_of_a_group_it_is_judged_on(l
         asked.clear()
         return result
 
+    monkeypatch.setattr(compare_step, "_see_all", lambda cell: None)  # features alone teach nothing
     monkeypatch.setattr(features.FrozenRows, "__call__", rows)
     monkeypatch.setattr(comparing.Trainer, "judge", judge)
     compare(lab.workspace, lab.manifest, dataclasses.replace(SMALL, training=dataclasses.replace(TINY, seed=3)))
@@ -126,31 +137,36 @@ def test_finished_cells_are_not_done_again_and_a_further_variant_only_adds_its_o
 
     monkeypatch.setattr(compare_step, "run_cell", refuse)
     again = compare(lab.workspace, lab.manifest, SMALL)
-    told, before = (json.loads(json.dumps({**document, "created": ""})) for document in (again.document, done.document))
+    told, before = (
+        json.loads(json.dumps({**document, "created": "", "looks": 0})) for document in (again.document, done.document)
+    )
     assert told == before
-    one = compare(lab.workspace, lab.manifest, dataclasses.replace(SMALL, variants=("svm",)))
+    one = compare(lab.workspace, lab.manifest, only("svm"))
     assert one.folder != done.folder
     assert cells(lab) == known
 
 
 def test_a_damaged_cell_is_computed_again_and_said_to_be(make_lab, tmp_path) -> None:
     lab = make_lab(tmp_path, folds=2, groups=4, images=1)
-    settings = dataclasses.replace(SMALL, variants=("base",), repeats=1)
+    settings = only("base", repeats=1)
     first = compare(lab.workspace, lab.manifest, settings)
     cell = next((lab.workspace.comparisons_folder / "cells").glob("*.safetensors"))
-    cell.write_bytes(cell.read_bytes()[:-5])
-    told: list[str] = []
-    second = compare(lab.workspace, lab.manifest, settings, note=told.append)
-    assert any("damaged" in line and cell.name in line for line in told)
-    assert second.document["rows"][0]["metrics"] == first.document["rows"][0]["metrics"]
+    assert compare(lab.workspace, lab.manifest, settings).document["looks"] == 1, "nothing new was seen"
+    whole = cell.read_bytes()
+    for spoilt in (whole[:-5], whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:], b""):
+        cell.write_bytes(spoilt)
+        told: list[str] = []
+        second = compare(lab.workspace, lab.manifest, settings, note=told.append)
+        assert any("damaged" in line and cell.name in line for line in told), told
+        assert second.document["rows"][0]["metrics"] == first.document["rows"][0]["metrics"]
 
 
 def test_a_cell_of_other_settings_or_images_is_never_taken(make_lab, tmp_path) -> None:
     lab = make_lab(tmp_path, folds=2, groups=4, images=1)
-    settings = dataclasses.replace(SMALL, variants=("base",), repeats=1)
+    settings = only("base", repeats=1)
     compare(lab.workspace, lab.manifest, settings)
     first = cells(lab)
-    compare(lab.workspace, lab.manifest, dataclasses.replace(settings, training=dataclasses.replace(TINY, epochs=2)))
+    compare(lab.workspace, lab.manifest, only("base", repeats=1, training={"epochs": 2}))
     assert len(cells(lab)) == 2 * len(first)
     other = dataclasses.replace(lab.manifest, fingerprint="0" * 16)
     compare(lab.workspace, other, settings)
@@ -180,7 +196,7 @@ def test_differences_are_between_rows_that_differ_in_one_thing_and_holm_never_lo
 
 def test_every_format_lies_in_the_folder_and_says_the_same(done) -> None:
     stored = json.loads((done.folder / "compare.json").read_text())
-    assert {**stored, "created": ""} == json.loads(json.dumps({**done.document, "created": ""}))
+    assert {**stored, "created": "", "looks": 0} == json.loads(json.dumps({**done.document, "created": "", "looks": 0}))
     rows = list(csv.DictReader(io.StringIO((done.folder / "compare.csv").read_text())))
     values = {(r["variant"], r["metric"]): r["value"] for r in rows}
     for row in stored["rows"]:
@@ -192,7 +208,7 @@ def test_every_format_lies_in_the_folder_and_says_the_same(done) -> None:
 
 
 def test_the_papers_protocol_is_called_optimistic_everywhere_and_shown_against_the_grouped_one(lab, done) -> None:
-    settings = dataclasses.replace(SMALL, protocol="paper", copies=2, variants=("base", "svm"), repeats=1)
+    settings = only("base", "svm", protocol="paper", copies=2, repeats=1)
     paper = compare(lab.workspace, lab.manifest, settings)
     document = paper.document
     assert document["optimistic"]
@@ -215,12 +231,49 @@ def test_the_papers_protocol_refuses_fine_tuning() -> None:
 
 def test_fine_tuned_runs_go_through_the_same_table(make_lab, tmp_path) -> None:
     lab = make_lab(tmp_path, folds=2, groups=6, images=1)
-    tuned = dataclasses.replace(TINY, tune="last-stage", epochs=1)
-    document = compare(
-        lab.workspace, lab.manifest, dataclasses.replace(SMALL, variants=("base", "dropout"), repeats=1, training=tuned)
-    ).document
+    settings = only("base", "dropout", repeats=1, training={"tune": "last-stage", "epochs": 1, "kernels": None})
+    document = compare(lab.workspace, lab.manifest, settings).document
     assert document["tune"] == "last-stage"
     assert [row["metrics"]["accuracy"]["n"] for row in document["rows"]] == [12, 12]
+
+
+def test_a_flag_that_no_row_takes_is_refused() -> None:
+    with pytest.raises(UsageError, match="--kernel means nothing to --variants base,hidden"):
+        CompareSettings(
+            variants=("base", "hidden"), training=dataclasses.replace(TINY, selected=None, dropout_rates=None)
+        )
+
+
+def test_a_kernel_matrix_without_room_is_refused_before_anything_is_computed(lab, monkeypatch) -> None:
+    monkeypatch.setattr(compare_step, "SVM_ROWS", 20)  # 16 images are trained on in a fold, 57 copies of the 72
+    known = cells(lab)
+    settings = only("base", "svm", protocol="paper", copies=2, repeats=1, training={"seed": 9})
+    with pytest.raises(MachineError, match="57 copies"):
+        compare(lab.workspace, lab.manifest, settings)
+    assert cells(lab) == known
+
+
+def test_candidates_of_every_backbone_are_checked_before_anything_is_computed(lab) -> None:
+    known = cells(lab)
+    settings = only(
+        "svm", backbones=("timm:test_resnet", "timm:test_vit"), repeats=1, training={"selected": (80,), "seed": 9}
+    )
+    with pytest.raises(UsageError, match="fewer than 80"):
+        compare(lab.workspace, lab.manifest, settings)
+    assert cells(lab) == known
+
+
+def test_two_processes_share_the_work_and_neither_fails(make_lab, tmp_path) -> None:
+    lab = make_lab(tmp_path, folds=3, groups=6, images=1)
+    script = SCRIPT.format(tests=str(Path(__file__).parent), root=str(lab.workspace.root))
+    children = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    told = [child.communicate(timeout=240) for child in children]
+    assert [child.returncode for child in children] == [0, 0], told
+    assert len(cells(lab)) == 24
+    assert not list((lab.workspace.comparisons_folder / "cells").glob("*.work"))
 
 
 def test_a_manifest_of_splits_is_refused_with_the_way_out(make_lab, tmp_path) -> None:
@@ -232,7 +285,7 @@ def test_a_manifest_of_splits_is_refused_with_the_way_out(make_lab, tmp_path) ->
 
 def test_fewer_repeats_than_asked_are_said(make_lab, tmp_path) -> None:
     lab = make_lab(tmp_path, folds=2, groups=2, images=1)
-    settings = dataclasses.replace(SMALL, variants=("base",), repeats=9)
+    settings = only("base", repeats=9)
     document = compare(lab.workspace, lab.manifest, settings).document
     rows = [(s.group, s.label) for s in lab.manifest.samples]
     expected = len(repeat_folds(rows, [s.fold for s in lab.manifest.samples], 2, 9, 0))
@@ -244,7 +297,7 @@ def test_fewer_repeats_than_asked_are_said(make_lab, tmp_path) -> None:
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(make_lab, tmp_path) -> None:
     lab = make_lab(tmp_path, folds=2, groups=4, images=1)
-    settings = dataclasses.replace(SMALL, variants=("base", "svm"), repeats=2)
+    settings = only("base", "svm", repeats=2)
     before = sorted(path for path in lab.workspace.root.rglob("*"))
     plan = plan_comparison(lab.workspace, lab.manifest, settings).as_json()
     assert sorted(path for path in lab.workspace.root.rglob("*")) == before
@@ -286,7 +339,7 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_table(make_lab, tmp_p
     assert 0 < len(kept) < 24
     told: list[str] = []
     again = compare(lab.workspace, lab.manifest, SMALL, note=told.append).document
-    assert f"{len(kept)} cells of 24 done before" in told, told
+    assert f"{len(kept)} of 24 models done before" in told, told
     never = compare(whole.workspace, whole.manifest, SMALL).document
     assert [row["metrics"] for row in again["rows"]] == [row["metrics"] for row in never["rows"]]
     assert again["differences"] == never["differences"]

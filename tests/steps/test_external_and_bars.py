@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from leukemia_cli.errors import DataError, UsageError, WorkspaceError
+from leukemia_cli.judging.bars import Bar
 from leukemia_cli.learning.classifier import load_classifier
 from leukemia_cli.learning.machine import choose_machine
 from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
-from leukemia_cli.steps.evaluate import Bar, EvaluateSettings, evaluate, some_missed
+from leukemia_cli.steps.evaluate import EvaluateSettings, evaluate, some_missed
 from leukemia_cli.steps.report import report
 from leukemia_cli.steps.train import train
 from leukemia_cli.workspace import RunFolder, read_run_folder
