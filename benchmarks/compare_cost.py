@@ -1,7 +1,7 @@
 """Measure what `leuk compare` costs beyond one pass of its images through a backbone: all variants, folds and repeats.
 
-The pass is timed on some images of noise, read from disk, and scaled to all of them. Everything else is timed whole, by the
-trainer that compare uses, on features of the backbone's width that are as hard to separate as real ones, for difficulty
+The pass is timed on some images of noise, read from disk, and scaled to all of them. Everything else is timed whole, by what
+compare runs its models with, on features of the backbone's width that are as hard to separate as real ones, for difficulty
 decides how many epochs a head is fitted: those of the Taleqani images by EfficientNet-Lite0 where LEUK_TEST_DATA names
 them, widened by fixed random rectified sums where a backbone gives more; else Gaussian groups (`--synthetic`).
 """
@@ -24,10 +24,11 @@ from leukemia_cli.catalog import GRIDS, TASKS, VARIANTS, find_variant
 from leukemia_cli.data.splits import deal_folds
 from leukemia_cli.domain import Manifest, Sample
 from leukemia_cli.learning.batches import Augmentation
+from leukemia_cli.learning.comparing import Job, Table, cell_key, run_cells
 from leukemia_cli.learning.features import Features, FrozenRows, Views
 from leukemia_cli.learning.machine import Machine, choose_machine, granted_cores
 from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of
-from leukemia_cli.learning.training import FEATURE_BATCH, Trainer
+from leukemia_cli.learning.training import FEATURE_BATCH
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
 
 VIEWS, FOLDS, SEED = 4, 5, 0
@@ -145,7 +146,12 @@ def rest_s(
     held = HeldRows(widened(features, loaded.spec.feature_width))
     for name in VARIANTS:
         settings = TrainSettings(backbone=loaded.spec.name, variant=find_variant(name).name, grid=grid, seed=SEED)
-        plan, started = plan_of(settings, machine), time.perf_counter()
+        plan, recipe, started = (
+            replace(plan_of(settings, machine), doubt=None),
+            recipe_of(settings),
+            time.perf_counter(),
+        )
+        jobs: list[Job] = []
         for repeat in range(repeats):
             samples = tuple(
                 Sample(path=str(i), label=label, group=group, fold=fold)
@@ -162,19 +168,21 @@ def rest_s(
                 warnings=(),
                 fingerprint=f"{repeat}",
             )
-            trainer = Trainer(
-                manifest,
-                loaded,
-                recipe_of(settings),
-                replace(plan, doubt=None),
-                machine=machine,
-                cache_root=folder,
-                checkpoints=folder / f"{loaded.spec.name}-{name}-{repeat}",
-                rows=held,
+            table = Table(
+                manifest=manifest, loaded=loaded, digest="", rows=held, machine=machine, cells=folder / loaded.spec.name
             )
-            for fold in range(FOLDS):
-                trained = trainer.member(fold)
-                trainer.judge(trained, [i for i, s in enumerate(samples) if s.fold == fold])
+            jobs += [
+                Job(
+                    table=table,
+                    recipe=recipe,
+                    plan=plan,
+                    fold=fold,
+                    key=cell_key(table, recipe, plan, fold),
+                )
+                for fold in range(FOLDS)
+            ]
+        if sum(1 for _ in run_cells(jobs, machine.workers)) != repeats * FOLDS:
+            raise SystemExit("not every cell was run")
         spent[name] = time.perf_counter() - started
     return spent
 

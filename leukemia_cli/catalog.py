@@ -206,17 +206,19 @@ SELECTOR_NAMES: tuple[str, ...] = ("anova", "mutual-info", "l1", "trees")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """A name for how many candidates of a variant are tried; both grids are ours, none is published."""
+    """How many candidates of a variant are tried, and how soon a head on frozen features stops; ours, not the paper's."""
 
     name: str
     title: str
+    patience: int
+    """Epochs without a better validation score after which a head stops."""
 
 
 GRIDS: Mapping[str, Grid] = {
     g.name: g
     for g in (
-        Grid(name="full", title="every candidate of the variant"),
-        Grid(name="quick", title="fewer and narrower candidates, for comparing many models"),
+        Grid(name="full", title="every candidate of the variant", patience=10),
+        Grid(name="quick", title="fewer and narrower candidates, for comparing many models", patience=5),
     )
 }
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -39,6 +39,9 @@ from leukemia_cli.workspace import (
     validation_score,
     workspace_for,
 )
+
+if TYPE_CHECKING:
+    from leukemia_cli.judging.bars import Bar
 
 app = typer.Typer(
     name="leuk",
@@ -533,9 +536,7 @@ def evaluate(
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
 ) -> None:
     """Judge a run on images that it has not seen, with an interval on every number."""
-    from leukemia_cli.judging.bars import Bar
-
-    bars = [Bar.read(text, "--min") for text in minima or ()] + [Bar.read(text, "--max") for text in maxima or ()]
+    bars = _bars(minima or (), maxima or ()) if minima or maxima else []
     workspace, manifest = _opened(shared) if external is None else _opened_for_external(shared)
     found = _found(shared, workspace, run_wanted, None if manifest is None else manifest.fingerprint)
     from leukemia_cli.steps import evaluate as steps
@@ -555,6 +556,12 @@ def evaluate(
         shared.console.out(f"report: {done.folder / 'report.html'}")
     if done.missed:
         raise steps.some_missed(done.missed)
+
+
+def _bars(minima: Sequence[str], maxima: Sequence[str]) -> list[Bar]:
+    from leukemia_cli.judging.bars import Bar
+
+    return [Bar.read(text, "--min") for text in minima] + [Bar.read(text, "--max") for text in maxima]
 
 
 def _opened_for_external(shared: Shared) -> tuple[Workspace, Manifest | None]:

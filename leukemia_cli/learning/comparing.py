@@ -22,11 +22,13 @@ import torch
 
 from leukemia_cli.domain import Manifest, Note, Sample, Track, fingerprint, silent, unheard
 from leukemia_cli.errors import WorkspaceError
+from leukemia_cli.learning.batches import in_threads
 from leukemia_cli.learning.checkpoints import read_checkpoint, write_checkpoint
 from leukemia_cli.learning.features import CopyRows, FrozenRows, Rows, Views
 from leukemia_cli.learning.fitting import Scores
 from leukemia_cli.learning.machine import Machine
 from leukemia_cli.learning.runs import versions
+from leukemia_cli.learning.selection import one_core_each
 from leukemia_cli.learning.training import FEATURE_BATCH, Recipe, Trainer, TrainPlan
 from leukemia_cli.learning.weights import LoadedBackbone
 from leukemia_cli.workspace import disk_errors
@@ -117,6 +119,38 @@ def copies_of(table: Table, views: Views) -> Table:
     )
     manifest = replace(table.manifest, samples=copies, groups_source="none")
     return replace(table, manifest=manifest, rows=CopyRows(table.rows, views))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A cell to be run: images and features, candidates, plan, the fold that is held out, and its key."""
+
+    table: Table
+    recipe: Recipe
+    plan: TrainPlan
+    fold: int
+    key: str
+
+
+def run_cells(jobs: Sequence[Job], workers: int, *, resume_hint: str = "", note: Note = unheard) -> Iterator[Judged]:
+    """Run cells and yield what they came to, in order; on frozen features as many at a time as there are workers.
+
+    A cell that is one of several has one core, so that nothing in it waits for another; its figures are the same. When it is
+    left early, cells that have begun are finished first: seconds on frozen features, which is why tuned ones go one by one.
+    """
+    side_by_side = workers > 1 and len(jobs) > 1 and all(job.recipe.tune == "head" for job in jobs)
+
+    def run(job: Job) -> Judged:
+        table = job.table
+        if side_by_side:
+            table = replace(table, machine=replace(table.machine, workers=1))
+        return run_cell(table, job.recipe, job.plan, job.fold, job.key, resume_hint=resume_hint, note=note)
+
+    if not side_by_side:
+        yield from map(run, jobs)
+        return
+    with one_core_each(), contextlib.closing(in_threads(run, jobs, workers, workers)) as judged:
+        yield from judged
 
 
 def cell_key(table: Table, recipe: Recipe, plan: TrainPlan, fold: int) -> str:

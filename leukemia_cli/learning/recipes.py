@@ -142,12 +142,13 @@ def plan_of(settings: TrainSettings, machine: Machine) -> TrainPlan:
     }
     given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
     shared: dict[str, Any] = {"class_weights": settings.class_weights}
+    of_heads = replace(HEAD_FIT, patience=GRIDS[settings.grid].patience)
     if settings.tune == "head":
-        fit = replace(HEAD_FIT, **given, **shared)
+        fit = replace(of_heads, **given, **shared)
         head_fit = fit
     else:
         fit = replace(FINE_TUNE_FIT, **given, **shared, accumulate=settings.accumulate)
-        head_fit = replace(HEAD_FIT, label_smoothing=fit.label_smoothing, **shared)
+        head_fit = replace(of_heads, label_smoothing=fit.label_smoothing, **shared)
     return TrainPlan(
         fit=fit,
         head_fit=head_fit,

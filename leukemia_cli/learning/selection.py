@@ -144,7 +144,7 @@ def choose(
             return fit(candidates[job.candidate], pulse)
 
     done: dict[tuple[int, int], tuple[Scores, int | None]] = {}
-    with _one_core_each(), contextlib.closing(_in_order(work, missing, workers)) as fits:
+    with one_core_each(), contextlib.closing(_in_order(work, missing, workers)) as fits:
         for job in track(jobs, total=len(jobs), label=stage):
             known = diary.recall(job.key)
             if known is None:
@@ -209,7 +209,7 @@ class _Prepared(Generic[Choice]):
 
 
 @contextlib.contextmanager
-def _one_core_each() -> Iterator[None]:
+def one_core_each() -> Iterator[None]:
     """Keep matrix products in one thread: fits beside each other would wait for each other's, and bits would differ."""
     from threadpoolctl import threadpool_limits
 

@@ -38,12 +38,13 @@ from leukemia_cli.judging.intervals import Estimate, group_bootstrap, plain_valu
 from leukemia_cli.judging.metrics import METRICS
 from leukemia_cli.judging.predictions import Predictions
 from leukemia_cli.learning.comparing import (
+    Job,
     Judged,
     Table,
     cell_key,
     copies_of,
     finished_cell,
-    run_cell,
+    run_cells,
     table_of,
 )
 from leukemia_cli.learning.estimating import Estimated, estimate
@@ -457,23 +458,14 @@ def _judge(cells: Sequence[_Cell], note: Note) -> list[tuple[_Cell, Judged]]:
     todo = [cell for cell in cells if done[cell.key] is None]
     if todo:
         _see_all(todo[0])
-    started, made = time.monotonic(), 0
+    started = time.monotonic()
     work_left = sum(_work(cell) for cell in todo)
     work_done = 0
-    for cell in cells:
-        if done[cell.key] is not None:
-            continue
-        result = run_cell(
-            cell.table,
-            cell.recipe,
-            cell.plan,
-            cell.fold,
-            cell.key,
-            resume_hint="Run the same command again: finished cells are kept",
-            note=note,
-        )
+    jobs = [Job(table=c.table, recipe=c.recipe, plan=c.plan, fold=c.fold, key=c.key) for c in todo]
+    workers = todo[0].table.machine.workers if todo else 1
+    judged = run_cells(jobs, workers, resume_hint="Run the same command again: what is finished is kept", note=note)
+    for made, (cell, result) in enumerate(zip(todo, judged, strict=True), start=1):
         done[cell.key] = result
-        made += 1
         work_done += _work(cell)
         left = (time.monotonic() - started) / work_done * (work_left - work_done)
         optimistic = " (optimistic protocol)" if cell.protocol == "paper" else ""
@@ -481,7 +473,7 @@ def _judge(cells: Sequence[_Cell], note: Note) -> list[tuple[_Cell, Judged]]:
             f"{cell.backbone} {cell.variant}{optimistic}, repeat {cell.repeat + 1}, fold {cell.fold}: {result.choice}; "
             f"{made} of {counted(len(todo), 'model')}, about {left:.0f} s left for {cell.backbone}"
         )
-    return [(cell, judged) for cell in cells if (judged := done[cell.key]) is not None]
+    return [(cell, kept_one) for cell in cells if (kept_one := done[cell.key]) is not None]
 
 
 def _see_all(cell: _Cell) -> None:
@@ -489,7 +481,8 @@ def _see_all(cell: _Cell) -> None:
     views = Views(
         count=cell.plan.views, augmentation=cell.plan.augmentation if cell.plan.views > 1 else None, seed=cell.plan.seed
     )
-    cell.table.rows(range(len(cell.table.manifest.samples)), views)
+    for seen in (views, Views()):
+        cell.table.rows(range(len(cell.table.manifest.samples)), seen)
 
 
 def _work(cell: _Cell) -> int:

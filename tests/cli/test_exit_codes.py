@@ -31,7 +31,7 @@ HERE: tuple[tuple[str, int, str, str], ...] = (
     ("train --feature-sizes 12,x", 2, "--feature-sizes: 'x'", "commas"),
     ("train --feature-sizes ,", 2, "--feature-sizes is empty", "commas"),
     ("train --dropout-rates half", 2, "--dropout-rates: 'half'", "commas"),
-    ("train --kernel cubic", 2, "--kernel: 'cubic'", "commas"),
+    ("train --kernel cubic", 2, "unknown kernel 'cubic'", "linear, rbf"),
     ("train --fold first", 2, "--fold 'first'", "--fold 0"),
     ("train --seed -1", 2, "--seed", "leuk train --help"),
     ("train --seed 99999999999999999999", 2, "--seed", "leuk train --help"),

@@ -441,23 +441,24 @@ def test_the_finding_without_a_difference() -> None:
     found = comparison_finding(four())
     assert found.startswith("Highest balanced accuracy: senet svm, 0.900 (")
     assert "260 images, 31 groups" in found
-    assert (
-        "not distinguishable from any of the 3 others (p after Holm 0.400): which comes first may be chance" in found
-    )
+    assert "not distinguishable from any of the 3 others (p after Holm 0.400): which comes first may be chance" in found
 
 
 def test_the_finding_with_differences() -> None:
     assert "It is distinguishable from each of the 3 others (p after Holm < 0.001)." in comparison_finding(four(0.0001))
     some = with_p(four(), "resnext svm", "senet svm", 0.01)
-    assert "from 1 of the 3 others (resnext svm) and not from the rest (p after Holm 0.010 to 0.400)" in comparison_finding(
-        some
+    assert (
+        "from 1 of the 3 others (resnext svm) and not from the rest (p after Holm 0.010 to 0.400)"
+        in comparison_finding(some)
     )
 
 
 def test_the_finding_without_a_test() -> None:
     assert "was not tested" in comparison_finding(four(None))
     partly = with_p(four(), "resnext svm", "senet svm", None)
-    assert "any of the 2 others" in comparison_finding(partly) and "; 1 other not compared." in comparison_finding(partly)
+    assert "any of the 2 others" in comparison_finding(partly) and "; 1 other not compared." in comparison_finding(
+        partly
+    )
 
 
 def test_the_finding_of_one_two_equal_and_no_figures() -> None:

@@ -135,7 +135,7 @@ def test_finished_cells_are_not_done_again_and_a_further_variant_only_adds_its_o
     def refuse(*_, **__):
         raise AssertionError("a finished cell was run again")
 
-    monkeypatch.setattr(compare_step, "run_cell", refuse)
+    monkeypatch.setattr(comparing, "run_cell", refuse)
     again = compare(lab.workspace, lab.manifest, SMALL)
     told, before = (
         json.loads(json.dumps({**document, "created": "", "looks": 0})) for document in (again.document, done.document)
