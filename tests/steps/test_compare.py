@@ -343,3 +343,32 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_table(make_lab, tmp_p
     never = compare(whole.workspace, whole.manifest, SMALL).document
     assert [row["metrics"] for row in again["rows"]] == [row["metrics"] for row in never["rows"]]
     assert again["differences"] == never["differences"]
+
+
+def test_models_trained_side_by_side_are_those_trained_one_by_one(lab, done, make_lab, tmp_path) -> None:
+    other = make_lab(tmp_path, folds=3, groups=6, images=2)
+    beside = compare(
+        other.workspace, other.manifest, dataclasses.replace(SMALL, training=dataclasses.replace(TINY, workers=2))
+    )
+    assert [row["metrics"] for row in beside.document["rows"]] == [row["metrics"] for row in done.document["rows"]]
+    assert beside.document["differences"] == done.document["differences"]
+
+
+def test_a_model_that_fails_beside_others_ends_the_comparison_and_keeps_what_is_done(
+    make_lab, tmp_path, monkeypatch
+) -> None:
+    lab = make_lab(tmp_path, folds=3, groups=6, images=1)
+    true_member = comparing.Trainer.member
+
+    def member(self, fold):
+        if fold == 2:
+            raise MachineError("planted", "none")
+        return true_member(self, fold)
+
+    monkeypatch.setattr(comparing.Trainer, "member", member)
+    settings = only("base", repeats=1, training={"workers": 2})
+    with pytest.raises(MachineError, match="planted"):
+        compare(lab.workspace, lab.manifest, settings)
+    assert len(cells(lab)) == 2
+    monkeypatch.setattr(comparing.Trainer, "member", true_member)
+    assert len(compare(lab.workspace, lab.manifest, settings).document["rows"]) == 1
