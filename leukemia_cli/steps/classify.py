@@ -221,7 +221,7 @@ def write_findings(
 
     with _destination(output, out) as write:
         if form == "table":
-            headers, rows = _table(classifier, counted())
+            headers, rows = _table(counted())
             if output is None:
                 table(f"run {run.id} (research use only)", headers, rows)
             else:
@@ -254,16 +254,15 @@ def _texts(form: str, classifier: Classifier, findings: Iterable[Finding]) -> It
         yield "\n]\n"
 
 
-def _table(classifier: Classifier, findings: Iterable[Finding]) -> tuple[list[str], list[list[str]]]:
-    headers = ["image", "label", "decision", "confidence", *classifier.task.classes, "error"]
+def _table(findings: Iterable[Finding]) -> tuple[list[str], list[list[str]]]:
+    """Give what a person reads first; the scores of all classes are in the other formats."""
     rows = []
     for f in findings:
-        scores = ["–"] * len(f.classes) if f.scores is None else [f"{score:.3f}" for score in f.scores]
         sure = "–" if f.confidence is None else f"{f.confidence:.3f}"
         kind = "" if f.novel_kind is None else f" ({f.novel_kind.replace('-', ' ')})"
-        decision = f.decision if f.reason is None else f"{f.decision}: {f.reason}{kind}"
-        rows.append([f.path, f.label or "–", decision, sure, *scores, f.error or ""])
-    return headers, rows
+        decision = f"error: {f.error}" if f.error else f.decision if f.reason is None else f"abstain: {f.reason}{kind}"
+        rows.append([f.path, f.label or "–", sure, decision])
+    return ["image", "label", "confidence", "decision"], rows
 
 
 @contextlib.contextmanager

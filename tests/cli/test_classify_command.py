@@ -299,8 +299,9 @@ def test_table_by_flag_without_a_terminal(smears: list[str], leuk: Leuk, trained
     assert done.code == 3
     lines = done.out.splitlines()
     assert lines[0] == f"run {trained.run} (research use only)"
-    assert lines[1].split() == ["image", "label", "decision", "confidence", "ALL", "HTL", "error"]
+    assert lines[1].split() == ["image", "label", "confidence", "decision"]
     assert [line.split()[0] for line in lines[2:]] == [*smears, "gone.png"]
+    assert "error: " in lines[-1] and "gone.png" in lines[-1]
     assert "\x1b" not in done.out
 
 
