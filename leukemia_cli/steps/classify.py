@@ -254,12 +254,15 @@ def _texts(form: str, classifier: Classifier, findings: Iterable[Finding]) -> It
         yield "\n]\n"
 
 
+_KINDS = {"like-a-smear": "coloured like a stained smear", "unlike-a-smear": "not coloured like a stained smear"}
+
+
 def _table(findings: Iterable[Finding]) -> tuple[list[str], list[list[str]]]:
     """Give what a person reads first; the scores of all classes are in the other formats."""
     rows = []
     for f in findings:
         sure = "–" if f.confidence is None else f"{f.confidence:.3f}"
-        kind = "" if f.novel_kind is None else f" ({f.novel_kind.replace('-', ' ')})"
+        kind = "" if f.novel_kind is None else f" ({_KINDS[f.novel_kind]})"
         decision = f"error: {f.error}" if f.error else f.decision if f.reason is None else f"abstain: {f.reason}{kind}"
         rows.append([f.path, f.label or "–", sure, decision])
     return ["image", "label", "confidence", "decision"], rows
