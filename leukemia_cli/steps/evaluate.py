@@ -77,6 +77,8 @@ from leukemia_cli.workspace import (
 
 HEADLINE = "balanced_accuracy"
 MOST_MISTAKES = 12
+MOST_HEATMAPS = 48
+"""With so many a page is still below 3 MB."""
 HISTORY_FILE = "history.csv"
 
 
@@ -125,6 +127,11 @@ class EvaluateSettings:
                 raise UsageError(f"{given[0]} without --external means nothing", "Leave it out, or name --external")
         elif self.split != "test":
             raise UsageError("--external and --split exclude each other", "Name one of them")
+        if self.heatmaps > MOST_HEATMAPS:
+            raise UsageError(
+                f"--heatmaps {self.heatmaps} is too many for one page",
+                f"Use at most {MOST_HEATMAPS}; leuk classify --heatmaps DIR draws any number",
+            )
         if self.heatmaps and not self.pictures:
             raise UsageError("--heatmaps and --no-images exclude each other", "Name one of them")
 

@@ -95,9 +95,9 @@ def png_bytes(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def data_uri(png: bytes) -> str:
-    """Write a PNG as the address of an HTML `img` that needs no file."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+def data_uri(content: bytes, media_type: str = "image/png") -> str:
+    """Write an encoded picture as the address of an HTML `img` that needs no file."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def heatmap_name(index: int, path: str) -> str:
