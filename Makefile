@@ -41,6 +41,7 @@ docs: $(STAMP) ## generate docs/reference from the program itself
 bench: $(STAMP) ## measure against peers in the same run
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/allocator.py
+	$(BIN)/python benchmarks/compare_cost.py
 
 clean: ## remove what demo, test and check made, .venv too
 	rm -rf $(VENV) leuk-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
