@@ -57,7 +57,7 @@ def command_names() -> list[str]:
     from leukemia_cli.cli.app import app
 
     group = typer.main.get_command(app)
-    return list(group.commands)  # type: ignore[attr-defined]
+    return list(group.commands)
 
 
 def commands() -> str:
