@@ -24,7 +24,7 @@ from leukemia_cli.catalog import GRIDS, TASKS, VARIANTS, find_variant
 from leukemia_cli.data.splits import deal_folds
 from leukemia_cli.domain import Manifest, Sample
 from leukemia_cli.learning.batches import Augmentation
-from leukemia_cli.learning.comparing import Job, Table, cell_key, run_cells
+from leukemia_cli.learning.comparing import Job, Table, job_of, run_cells
 from leukemia_cli.learning.features import Features, FrozenRows, Views
 from leukemia_cli.learning.machine import Machine, choose_machine, granted_cores
 from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of
@@ -171,16 +171,7 @@ def rest_s(
             table = Table(
                 manifest=manifest, loaded=loaded, digest="", rows=held, machine=machine, cells=folder / loaded.spec.name
             )
-            jobs += [
-                Job(
-                    table=table,
-                    recipe=recipe,
-                    plan=plan,
-                    fold=fold,
-                    key=cell_key(table, recipe, plan, fold),
-                )
-                for fold in range(FOLDS)
-            ]
+            jobs += [job_of(table, recipe, plan, fold) for fold in range(FOLDS)]
         if sum(1 for _ in run_cells(jobs, machine.workers)) != repeats * FOLDS:
             raise SystemExit("not every cell was run")
         spent[name] = time.perf_counter() - started

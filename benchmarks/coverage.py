@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special  # type: ignore[import-untyped]
+from scipy import special
 
 from leukemia_cli.judging.comparison import paired_difference, sign_flip
 from leukemia_cli.judging.intervals import FEWEST_GROUPS, Spread, interval_of, refusal

@@ -180,7 +180,7 @@ def test_an_error_on_the_way_adds_no_second_document(
         calls.append(views)
         if len(calls) > 1:
             raise MemoryError
-        return whole(self, views)  # type: ignore[arg-type]
+        return whole(self, views)
 
     monkeypatch.setattr(Classifier, "look", fails_later)
     done = leuk("classify", trained.image, trained.image, "-w", trained.root, "--json", "--batch-size", "1")

@@ -26,7 +26,7 @@ def manifest_of(*samples: Sample, folds: int | None = None) -> Manifest:
 def sample(path: str, **changes: object) -> Sample:
     """Make a row of the training split."""
     row = Sample(path=path, label="ALL", group="g", split="train", source="s", sha256="0f", width=3, height=4)
-    return dataclasses.replace(row, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(row, **changes)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_the_fingerprint_is_of_what_matters() -> None:
     moved = [dataclasses.replace(r, path=r.path.replace("/x", "/elsewhere"), source="t") for r in rows]
     assert manifest_of(*moved).fingerprint == first
     for change in ({"sha256": "3"}, {"label": "HTL"}, {"group": "i"}, {"split": "val"}, {"split": "", "fold": 1}):
-        assert manifest_of(rows[0], dataclasses.replace(rows[1], **change)).fingerprint != first  # type: ignore[arg-type]
+        assert manifest_of(rows[0], dataclasses.replace(rows[1], **change)).fingerprint != first
 
 
 def test_no_manifest_says_how_to_make_one(workspace: Workspace) -> None:

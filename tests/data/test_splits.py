@@ -83,10 +83,10 @@ def test_the_order_of_rows_changes_nothing(rows: Rows, seed: int, order: random.
     order.shuffle(other)
     for deal in (lambda r: deal_splits(r, split_fractions(calib=0), seed), lambda r: deal_folds(r, 3, seed)):
         try:
-            assert parts_of(rows, deal(rows)) == parts_of(other, deal(other))  # type: ignore[no-untyped-call]
+            assert parts_of(rows, deal(rows)) == parts_of(other, deal(other))
         except DataError:
             with pytest.raises(DataError):
-                deal(other)  # type: ignore[no-untyped-call]
+                deal(other)
 
 
 @settings(max_examples=40, deadline=None)

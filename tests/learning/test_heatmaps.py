@@ -62,7 +62,7 @@ def classifier_of(*members: Member, backbone: nn.Module | None, size: int = SIZE
 
 
 def member(head: object, backbone: nn.Module | None = None, temperature: float = 1.5) -> Member:
-    return Member(fold=None, head=head, temperature=temperature, calibrated_on="", backbone=backbone)  # type: ignore[arg-type]
+    return Member(fold=None, head=head, temperature=temperature, calibrated_on="", backbone=backbone)
 
 
 def network(width: int, classes: int = 2, hidden: tuple[int, ...] = (), seed: int = 0) -> Head:
@@ -84,7 +84,7 @@ def machine_of(width: int, kernel: str, classes: int, seed: int = 0):
     x = rng.normal(size=(60, width)).astype(np.float32)
     y = np.arange(60) % classes
     x[np.arange(60), y % width] += 2
-    return Kernels(x[:, None], y.astype(np.int64)).fit(SvmChoice(kernel=kernel, c=1.0, gamma=0.02), classes)  # type: ignore[arg-type]
+    return Kernels(x[:, None], y.astype(np.int64)).fit(SvmChoice(kernel=kernel, c=1.0, gamma=0.02), classes)
 
 
 def untrained(timm_name: str, size: int = SIZE) -> nn.Module:
@@ -148,7 +148,7 @@ def test_where_nothing_speaks_for_the_class_the_map_is_zero() -> None:
 def test_with_a_linear_head_the_last_map_splits_the_log_odds_exactly(kind: str, name: str) -> None:
     """Draelos and Carin 2020, section 3: the sum over places is the log-odds but for what no feature makes."""
     backbone = untrained(name)
-    width = int(backbone.num_features)  # type: ignore[arg-type]
+    width = int(backbone.num_features)
     head = HEADS[kind](width, 2)
     if isinstance(head, Head):
         head.within = 1e9  # a head that holds features within bounds is not linear beyond them
@@ -232,7 +232,7 @@ def test_every_backbone_has_two_maps_and_stays_as_it_was(name: str) -> None:
     """One image through each: what is slow is to build the network, so nothing of it is trained or repeated."""
     size = max(SIZE, 107 if name == "inception" else 0)
     backbone = untrained(CHEAP[name], size)
-    one = member(network(int(backbone.head_hidden_size)))  # type: ignore[arg-type]
+    one = member(network(int(backbone.head_hidden_size)))
     classifier = classifier_of(one, backbone=backbone, size=size)
     before = {key: value.clone() for key, value in backbone.state_dict().items() if value.numel() < 5000}
     maps = heatmaps._signed(classifier, backbone, [one], torch.randn(2, 3, size, size), 0)

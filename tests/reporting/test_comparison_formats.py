@@ -313,7 +313,7 @@ def test_the_page_has_every_figure_of_the_document_and_of_nothing_else() -> None
     shown = {key: value for key, value in page.data.items() if key.rsplit(" ", 1)[-1] in METRICS and "−" not in key}
     assert shown == expected
     differences = {key: value for key, value in page.data.items() if "−" in key}
-    assert sorted(differences.values()) == sorted(d["value"] for d in document["differences"])  # type: ignore[type-var]
+    assert sorted(differences.values()) == sorted(d["value"] for d in document["differences"])
 
 
 def test_every_row_of_figures_has_its_images_and_groups() -> None:
@@ -362,8 +362,8 @@ def test_an_interval_that_does_not_exist_is_a_dash_with_the_reason() -> None:
 def test_a_figure_that_is_undefined_is_a_dash_or_left_out() -> None:
     document = drawn(("senet",), ("base",))
     document["rows"][0]["metrics"] |= {
-        "auroc": figure(None, method="undefined: every image is of class ALL"),  # type: ignore[dict-item]
-        "sensitivity": figure(None, method="undefined beyond two classes"),  # type: ignore[dict-item]
+        "auroc": figure(None, method="undefined: every image is of class ALL"),
+        "sensitivity": figure(None, method="undefined beyond two classes"),
     }
     (row,) = markdown_tables(comparison_markdown(document))[1]
     assert row["AUROC"] == "– (note 1)" and "Sensitivity" not in row and "Specificity" in row
@@ -374,7 +374,7 @@ def test_partitions_show_their_spread_and_that_it_is_no_interval() -> None:
     document = drawn()
     row = markdown_tables(comparison_markdown(document))[0][0]
     values = document["rows"][0]["repeats"]["balanced_accuracy"]
-    assert row["Min–max of 3"] == f"{min(values):.3f} to {max(values):.3f}"  # type: ignore[type-var]
+    assert row["Min–max of 3"] == f"{min(values):.3f} to {max(values):.3f}"
     said = "Each interval is that of the first partition, conditional on its fitted models"
     for text in (comparison_markdown(document), Page(document).text, tex_tables(comparison_latex(document))[0][0]):
         assert said in text.replace("\\", "") and "only the spread is given" in text
@@ -388,7 +388,7 @@ def test_figures_of_different_images_are_refused() -> None:
     document["rows"][3]["metrics"]["accuracy"]["n"] = 259
     for write in (comparison_markdown, comparison_latex, comparison_page, comparison_rows):
         with pytest.raises(ValueError, match="senet dropout: its figures are not of the same images"):
-            write(document)  # type: ignore[operator]
+            write(document)
 
 
 def test_a_caption_for_latex_says_what_the_table_rests_on() -> None:

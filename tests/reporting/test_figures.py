@@ -210,8 +210,8 @@ def test_a_series_that_does_not_fit_is_refused(changed: dict[str, Any]) -> None:
 
 def test_unknown_groups_and_images_are_said() -> None:
     drawn = {"title": "a", "x": RATE, "y": Axis(title="y")}
-    assert "n = 5 images, groups unknown" in texts(line_chart([], images=5, groups=None, **drawn))  # type: ignore[arg-type]
-    assert "n = not in this report" in texts(line_chart([], images=None, groups=None, **drawn))  # type: ignore[arg-type]
+    assert "n = 5 images, groups unknown" in texts(line_chart([], images=5, groups=None, **drawn))
+    assert "n = not in this report" in texts(line_chart([], images=None, groups=None, **drawn))
 
 
 # ---------------------------------------------------------------------------------- the others

@@ -30,7 +30,7 @@ def noise(width: int = 48, height: int = 32) -> Image.Image:
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     """Give the file's bytes."""
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)  # type: ignore[arg-type]
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
