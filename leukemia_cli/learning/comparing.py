@@ -131,6 +131,16 @@ class Job:
     fold: int
     key: str
 
+    @property
+    def path(self) -> Path:
+        """Name the file that the cell is kept in."""
+        return self.table.cells / f"{self.key}.safetensors"
+
+
+def job_of(table: Table, recipe: Recipe, plan: TrainPlan, fold: int) -> Job:
+    """Give the job of a cell, with the key that all its figures depend on."""
+    return Job(table=table, recipe=recipe, plan=plan, fold=fold, key=cell_key(table, recipe, plan, fold))
+
 
 def run_cells(jobs: Sequence[Job], workers: int, *, resume_hint: str = "", note: Note = unheard) -> Iterator[Judged]:
     """Run cells and yield what they came to, in order; on frozen features as many at a time as there are workers.
@@ -141,10 +151,9 @@ def run_cells(jobs: Sequence[Job], workers: int, *, resume_hint: str = "", note:
     side_by_side = workers > 1 and len(jobs) > 1 and all(job.recipe.tune == "head" for job in jobs)
 
     def run(job: Job) -> Judged:
-        table = job.table
         if side_by_side:
-            table = replace(table, machine=replace(table.machine, workers=1))
-        return run_cell(table, job.recipe, job.plan, job.fold, job.key, resume_hint=resume_hint, note=note)
+            job = replace(job, table=replace(job.table, machine=replace(job.table.machine, workers=1)))
+        return run_cell(job, resume_hint=resume_hint, note=note)
 
     if not side_by_side:
         yield from map(run, jobs)
@@ -156,10 +165,10 @@ def run_cells(jobs: Sequence[Job], workers: int, *, resume_hint: str = "", note:
 def cell_key(table: Table, recipe: Recipe, plan: TrainPlan, fold: int) -> str:
     """Hash all that a cell's figures depend on."""
     held_out = [at for at, sample in enumerate(table.manifest.samples) if sample.fold == fold]
-    settings = asdict(replace(plan, checkpoint_every_s=0.0))
+    settings, known = asdict(replace(plan, checkpoint_every_s=0.0)), versions()
     return fingerprint(
         {
-            "versions": {name: versions()[name] for name in ("leuk", "torch", "timm", "scikit-learn", "numpy")},
+            "versions": {name: known[name] for name in ("leuk", "torch", "timm", "scikit-learn", "numpy")},
             "device": table.machine.device.type,
             "manifest": table.manifest.fingerprint,
             "images": len(table.manifest.samples),
@@ -172,9 +181,9 @@ def cell_key(table: Table, recipe: Recipe, plan: TrainPlan, fold: int) -> str:
     )
 
 
-def finished_cell(table: Table, key: str, note: Note = unheard) -> Judged | None:
-    """Give a cell that was done before, or None; a damaged one is set aside and said to be."""
-    path = table.cells / f"{key}.safetensors"
+def finished_cell(job: Job, note: Note = unheard) -> Judged | None:
+    """Give a cell that was done before, or None; of a damaged one it is said that it is computed again."""
+    path = job.path
     if not path.exists():
         return None
     try:
@@ -201,24 +210,13 @@ def _digest(probabilities: Scores) -> str:
     return hashlib.sha256(probabilities.tobytes()).hexdigest()
 
 
-def run_cell(
-    table: Table,
-    recipe: Recipe,
-    plan: TrainPlan,
-    fold: int,
-    key: str,
-    *,
-    resume_hint: str = "",
-    track: Track = silent,
-    note: Note = unheard,
-) -> Judged:
+def run_cell(job: Job, *, resume_hint: str = "", note: Note = unheard) -> Judged:
     """Train without a fold, judge the fold's images, and keep the cell.
 
     A second process that comes to the same cell waits for the first and takes what it made.
     """
-    with _alone(table.cells, key, note):
-        judged = finished_cell(table, key, note)
-        return judged or _run_cell(table, recipe, plan, fold, key, resume_hint=resume_hint, track=track, note=note)
+    with _alone(job.table.cells, job.key, note):
+        return finished_cell(job) or _run_cell(job, resume_hint, note)
 
 
 @contextlib.contextmanager
@@ -245,34 +243,23 @@ def _alone(cells: Path, key: str, note: Note) -> Iterator[None]:
         (cells / f"{key}.lock").unlink(missing_ok=True)
 
 
-def _run_cell(
-    table: Table,
-    recipe: Recipe,
-    plan: TrainPlan,
-    fold: int,
-    key: str,
-    *,
-    resume_hint: str,
-    track: Track,
-    note: Note,
-) -> Judged:
-    started = time.monotonic()
-    work = table.cells / f"{key}.work"
+def _run_cell(job: Job, resume_hint: str, note: Note) -> Judged:
+    started, table = time.monotonic(), job.table
+    work = table.cells / f"{job.key}.work"
     trainer = Trainer(
         table.manifest,
         table.loaded,
-        recipe,
-        plan,
+        job.recipe,
+        job.plan,
         machine=table.machine,
         cache_root=work / "features",  # of a backbone tuned for this cell alone: nobody asks for them again
         checkpoints=work,
         rows=table.rows,
         resume_hint=resume_hint,
-        track=track,
         note=note,
     )
-    trained = trainer.member(fold)
-    places = tuple(at for at, sample in enumerate(table.manifest.samples) if sample.fold == fold)
+    trained = trainer.member(job.fold)
+    places = tuple(at for at, sample in enumerate(table.manifest.samples) if sample.fold == job.fold)
     judged = Judged(
         places=places,
         probabilities=trainer.judge(trained, places),
@@ -283,11 +270,8 @@ def _run_cell(
         trials=trained.trials,
         seconds=time.monotonic() - started,
     )
-    facts = asdict(replace(judged, probabilities=None))  # type: ignore[arg-type]
-    del facts["probabilities"]
+    facts = {slot: getattr(judged, slot) for slot in judged.__slots__ if slot != "probabilities"}
     facts["sha256"] = _digest(judged.probabilities)
-    write_checkpoint(
-        table.cells / f"{key}.safetensors", {"probabilities": torch.from_numpy(judged.probabilities)}, facts
-    )
+    write_checkpoint(job.path, {"probabilities": torch.from_numpy(judged.probabilities)}, facts)
     shutil.rmtree(work, ignore_errors=True)
     return judged

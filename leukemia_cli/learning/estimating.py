@@ -13,8 +13,8 @@ import numpy as np
 
 from leukemia_cli.domain import HeadChoice, SvmChoice
 from leukemia_cli.learning.batches import augmented_view, plain_view, read_sample, view_rng
-from leukemia_cli.learning.comparing import Table
-from leukemia_cli.learning.features import Views, run_backbone
+from leukemia_cli.learning.comparing import Job, Table
+from leukemia_cli.learning.features import run_backbone
 from leukemia_cli.learning.fitting import FittingSet
 from leukemia_cli.learning.selection import one_core_each
 from leukemia_cli.learning.svm import Kernels
@@ -48,28 +48,26 @@ class Estimated:
         return self.features_s + self.fits_s + self.tuning_s
 
 
-def estimate(backbone: str, cells: Sequence[tuple[Table, Recipe, TrainPlan]]) -> Estimated:
+def estimate(backbone: str, cells: Sequence[Job]) -> Estimated:
     """Reckon what cells of one backbone that are not done yet will take."""
     if not cells:
         return Estimated(backbone=backbone, views=0, features_s=0.0, fits_s=0.0, tuning_s=0.0)
-    table, _, plan = cells[0]
+    table, plan = cells[0].table, cells[0].plan
     compute_s = _forward_s(table)
     missing: dict[int, int] = {}
-    for each, _, its in cells:
-        views = Views(count=its.views, augmentation=its.augmentation if its.views > 1 else None, seed=its.seed)
-        missing.setdefault(id(each.rows), each.rows.missing(views))
+    for job in cells:
+        missing.setdefault(id(job.table.rows), job.table.rows.missing(job.plan.training_views))
     views_left = sum(missing.values())
     features_s = views_left * max(compute_s, _read_s(table, plan) / table.machine.workers) if views_left else 0.0
     fits_s = tuning_s = 0.0
     known: dict[tuple[int, Recipe], float] = {}
-    for each, recipe, its in cells:
-        count = sum(sample.fold != 0 for sample in each.manifest.samples)
-        key = (count, recipe)
-        if key not in known:
-            known[key] = _fits_s(each, recipe, its, count)
-        fits_s += known[key]
-        if recipe.tune != "head":
-            tuning_s += its.fit.epochs * count * compute_s * STEP_PER_VIEW
+    for job in cells:
+        count = sum(sample.fold != job.fold for sample in job.table.manifest.samples)
+        if (count, job.recipe) not in known:
+            known[count, job.recipe] = _fits_s(job, count)
+        fits_s += known[count, job.recipe]
+        if job.recipe.tune != "head":
+            tuning_s += job.plan.fit.epochs * count * compute_s * STEP_PER_VIEW
     return Estimated(backbone=backbone, views=views_left, features_s=features_s, fits_s=fits_s, tuning_s=tuning_s)
 
 
@@ -104,8 +102,9 @@ def _read_s(table: Table, plan: TrainPlan) -> float:
     return _timed(read) / (min(IMAGES_READ, len(table.manifest.samples)) * max(1, plan.views))
 
 
-def _fits_s(table: Table, recipe: Recipe, plan: TrainPlan, count: int) -> float:
+def _fits_s(job: Job, count: int) -> float:
     """Time the candidates of one cell on random numbers of the right shape."""
+    table, recipe, plan = job.table, job.recipe, job.plan
     rows = max(2 * len(table.manifest.task.classes), min(MOST_ROWS, count))
     random = np.random.default_rng(0)
     features = random.standard_normal((rows, plan.views, table.loaded.spec.feature_width)).astype(np.float32)

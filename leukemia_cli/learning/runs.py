@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import importlib.metadata
 import io
 import platform
@@ -106,7 +107,7 @@ def finish_run(
         "views": plan.views,
         "warnings": warnings,
         "finished": now(),
-        "versions": versions(),
+        "versions": dict(versions()),
         **stored,
         "choices": [
             {
@@ -153,7 +154,8 @@ def _write_history(folder: Path, trained: Sequence[TrainedMember]) -> None:
     write_text(folder / "history.csv", out.getvalue())
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """Give the versions that a run's figures may depend on."""
     names = ("torch", "torchvision", "timm", "scikit-learn", "numpy", "pillow", "safetensors")
     found = {name: importlib.metadata.version(name) for name in names}

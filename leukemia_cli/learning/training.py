@@ -105,6 +105,11 @@ class TrainPlan:
     doubt: DoubtSettings | None
     """The rates that thresholds of doubt are fitted to; None fits none."""
 
+    @property
+    def training_views(self) -> Views:
+        """Give the views that a training image is seen in: the plain one, and with several augmented ones."""
+        return Views(count=self.views, augmentation=self.augmentation, seed=self.seed) if self.views > 1 else Views()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -526,10 +531,7 @@ class Trainer:
         return [self.manifest.samples[i] for i in places]
 
     def _training_views(self, part: Part, backbone: torch.nn.Module | None = None) -> _Kept:
-        views = Views()
-        if self.plan.views > 1:
-            views = Views(count=self.plan.views, augmentation=self.plan.augmentation, seed=self.plan.seed)
-        return self._features(part.train, views, backbone)
+        return self._features(part.train, self.plan.training_views, backbone)
 
     def _features(self, places: Sequence[int], views: Views, backbone: torch.nn.Module | None = None) -> _Kept:
         """Give features by `backbone`; None means the pretrained one."""

@@ -286,7 +286,7 @@ def as_report(evaluation: Evaluation, context: ReportContext, evidence: Evidence
         groups_source=evaluation.groups_source,
         groups_per_class={name: figures.groups for name, figures in evaluation.per_class.items()},
         positive=evaluation.positive,
-        metrics={name: _figure(estimate) for name, estimate in evaluation.metrics.items()},
+        metrics={name: figure_of(estimate) for name, estimate in evaluation.metrics.items()},
         per_class={
             name: ClassRow(
                 precision=figures.precision,
@@ -307,8 +307,8 @@ def as_report(evaluation: Evaluation, context: ReportContext, evidence: Evidence
             log_loss=evaluation.metrics["log_loss"].value,
             before=None
             if evidence.before is None
-            else {name: _figure(evidence.before[name]) for name in CALIBRATION_METRICS},
-            after={name: _figure(evaluation.metrics[name]) for name in CALIBRATION_METRICS},
+            else {name: figure_of(evidence.before[name]) for name in CALIBRATION_METRICS},
+            after={name: figure_of(evaluation.metrics[name]) for name in CALIBRATION_METRICS},
         ),
         abstention=_abstention(evidence),
         label_sets=_label_sets(evidence),
@@ -322,9 +322,9 @@ def as_report(evaluation: Evaluation, context: ReportContext, evidence: Evidence
             "metric": evidence.drop.metric,
             "classes": list(evidence.drop.classes),
             "internal_groups_source": evidence.drop.internal_groups_source,
-            "internal": _figure(evidence.drop.internal),
-            "external": _figure(evidence.drop.external),
-            "difference": _figure(evidence.drop.difference),
+            "internal": figure_of(evidence.drop.internal),
+            "external": figure_of(evidence.drop.external),
+            "difference": figure_of(evidence.drop.difference),
         },
         model=dict(evidence.model),
         heatmaps=None if evidence.heatmaps is None else dict(evidence.heatmaps),
@@ -349,7 +349,8 @@ def as_report(evaluation: Evaluation, context: ReportContext, evidence: Evidence
 CALIBRATION_METRICS = ("ece", "brier", "log_loss")
 
 
-def _figure(estimate: Estimate | Difference) -> Figure:
+def figure_of(estimate: Estimate | Difference) -> Figure:
+    """Give an estimate as it lies in JSON."""
     return Figure(
         value=estimate.value,
         low=estimate.low,
@@ -370,9 +371,9 @@ def _abstention(evidence: Evidence) -> Abstention:
         answered=figures.answered if figures and measured else None,
         novel=figures.novel if figures and measured else None,
         uncertain=figures.uncertain if figures and measured else None,
-        coverage=_figure(figures.coverage) if figures and measured else None,
-        accuracy_answered=_figure(figures.accuracy_answered) if figures and measured else None,
-        accuracy_at_80=None if figures is None else _figure(figures.accuracy_at_80),
+        coverage=figure_of(figures.coverage) if figures and measured else None,
+        accuracy_answered=figure_of(figures.accuracy_answered) if figures and measured else None,
+        accuracy_at_80=None if figures is None else figure_of(figures.accuracy_at_80),
         least_confidence=[] if rates is None else list(rates.least_confidence),
         novelty_threshold=[] if rates is None else list(rates.novelty_threshold),
         risk=None if rates is None else rates.risk,
@@ -389,7 +390,7 @@ def _label_sets(evidence: Evidence) -> LabelSetsFigures:
         reason=None if figures is not None else evidence.label_sets_reason,
         alpha=evidence.alpha,
         per=evidence.per,
-        coverage=None if figures is None else _figure(figures.coverage),
+        coverage=None if figures is None else figure_of(figures.coverage),
         mean_size=None if figures is None else figures.mean_size,
         sizes={} if figures is None else {str(size): count for size, count in figures.sizes.items()},
         says=evidence.label_sets_say,

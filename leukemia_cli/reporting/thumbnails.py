@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from leukemia_cli.domain import Note, unheard
 from leukemia_cli.errors import DataError
-from leukemia_cli.reporting.page import Heatmap
+from leukemia_cli.reporting.page import Heatmap, report_page
 from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.overlays import data_uri
 
@@ -20,6 +21,25 @@ HEATMAPS = "heatmaps"
 QUALITY = 88
 SIDE_PX = 160
 HEATMAP_PX = 280
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Illustrated:
+    """A report's page, how many images it was to show of mistakes, and how many of these could be read."""
+
+    page: str
+    wanted: int
+    shown: int
+
+
+def illustrated(
+    folder: Path, report: Mapping[str, Any], *, pictures: bool, max_megapixels: float, note: Note = unheard
+) -> Illustrated:
+    """Make the page of the report that lies in `folder`, with its mistakes and heat-maps where pictures are wanted."""
+    paths = [mistake["path"] for mistake in report.get("mistakes", ())] if pictures else []
+    small = thumbnails(paths, max_megapixels=max_megapixels, note=note)
+    heats = read_heatmaps(folder, report, max_megapixels=max_megapixels, note=note) if pictures else ()
+    return Illustrated(page=report_page(report, thumbnails=small, heatmaps=heats), wanted=len(paths), shown=len(small))
 
 
 def thumbnails(paths: Sequence[str], *, max_megapixels: float, note: Note = unheard) -> dict[str, str]:

@@ -34,16 +34,16 @@ from leukemia_cli.domain import (
 )
 from leukemia_cli.errors import MachineError, UsageError
 from leukemia_cli.judging.comparison import compare_pairs
-from leukemia_cli.judging.intervals import Estimate, group_bootstrap, plain_values
+from leukemia_cli.judging.intervals import group_bootstrap, plain_values
 from leukemia_cli.judging.metrics import METRICS
 from leukemia_cli.judging.predictions import Predictions
 from leukemia_cli.learning.comparing import (
     Job,
     Judged,
     Table,
-    cell_key,
     copies_of,
     finished_cell,
+    job_of,
     run_cells,
     table_of,
 )
@@ -64,7 +64,7 @@ from leukemia_cli.reporting.comparison import (
     comparison_markdown,
     comparison_page,
 )
-from leukemia_cli.reporting.evaluation import Figure, is_random, subset_of
+from leukemia_cli.reporting.evaluation import figure_of, is_random, subset_of
 from leukemia_cli.workspace import (
     Workspace,
     count_look,
@@ -174,17 +174,13 @@ class Planned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Cell:
-    """Where a cell stands in the comparison, and what it is made from."""
+    """Where a cell stands in the comparison, and the job that fills it."""
 
     backbone: str
     variant: str
     protocol: Protocol
     repeat: int
-    fold: int
-    key: str
-    table: Table
-    recipe: Recipe
-    plan: TrainPlan
+    job: Job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,8 +234,9 @@ def compare(
         table = _table(workspace, manifest, settings, backbone, begun, track)
         for protocol in _protocols(settings):
             cells = list(_cells(manifest, settings, backbone, begun, table, protocol))
-            new += sum(finished_cell(cell.table, cell.key) is None for cell in cells)
-            rows[protocol] += _rows(settings, manifest, begun.loaded[backbone], protocol, _judge(cells, note))
+            judged, made = _judge(cells, note)
+            new += made
+            rows[protocol] += _rows(settings, manifest, begun.loaded[backbone], protocol, judged)
     part = fingerprint(sorted(sample.sha256 for sample in manifest.samples))
     looks = looks_at(workspace, part)
     if new:  # figures that were seen before are no further look
@@ -267,11 +264,11 @@ def plan_comparison(
         table = _table(workspace, manifest, settings, backbone, begun, silent)
         for protocol in _protocols(settings):
             cells = list(_cells(manifest, settings, backbone, begun, table, protocol))
-            left = [cell for cell in cells if finished_cell(cell.table, cell.key) is None]
+            left = [cell for cell in cells if finished_cell(cell.job) is None]
             todo += left
             for variant in settings.variants:
                 mine = [cell for cell in cells if cell.variant == variant]
-                recipe = mine[0].recipe
+                recipe = mine[0].job.recipe
                 listed.append(
                     {
                         "backbone": backbone,
@@ -282,7 +279,7 @@ def plan_comparison(
                         "finished": len(mine) - sum(cell.variant == variant for cell in left),
                     }
                 )
-        estimates.append(estimate(backbone, [(c.table, c.recipe, c.plan) for c in todo]))
+        estimates.append(estimate(backbone, [cell.job for cell in todo]))
     return Planned(
         cells=tuple(listed),
         repeats=len(begun.partitions),
@@ -441,53 +438,46 @@ def _cells(
                     variant=variant,
                     protocol=protocol,
                     repeat=repeat,
-                    fold=fold,
-                    key=cell_key(dealt_table, recipe, plan, fold),
-                    table=dealt_table,
-                    recipe=recipe,
-                    plan=plan,
+                    job=job_of(dealt_table, recipe, plan, fold),
                 )
 
 
-def _judge(cells: Sequence[_Cell], note: Note) -> list[tuple[_Cell, Judged]]:
-    """Take the cells that are done and run the others, saying how far it is and about how long it takes."""
-    done = {cell.key: finished_cell(cell.table, cell.key, note) for cell in cells}
+def _judge(cells: Sequence[_Cell], note: Note) -> tuple[list[tuple[_Cell, Judged]], int]:
+    """Take the cells that are done and run the others, saying how far it is; give all, and how many were run."""
+    done = {cell.job.key: finished_cell(cell.job, note) for cell in cells}
     kept = sum(judged is not None for judged in done.values())
     if kept:
         note(f"{kept} of {counted(len(cells), 'model')} done before")
-    todo = [cell for cell in cells if done[cell.key] is None]
+    todo = [cell for cell in cells if done[cell.job.key] is None]
     if todo:
-        _see_all(todo[0])
+        _see_all(todo[0].job)
     started = time.monotonic()
     work_left = sum(_work(cell) for cell in todo)
     work_done = 0
-    jobs = [Job(table=c.table, recipe=c.recipe, plan=c.plan, fold=c.fold, key=c.key) for c in todo]
-    workers = todo[0].table.machine.workers if todo else 1
+    workers = todo[0].job.table.machine.workers if todo else 1
+    jobs = [cell.job for cell in todo]
     judged = run_cells(jobs, workers, resume_hint="Run the same command again: what is finished is kept", note=note)
     for made, (cell, result) in enumerate(zip(todo, judged, strict=True), start=1):
-        done[cell.key] = result
+        done[cell.job.key] = result
         work_done += _work(cell)
         left = (time.monotonic() - started) / work_done * (work_left - work_done)
         optimistic = " (optimistic protocol)" if cell.protocol == "paper" else ""
         note(
-            f"{cell.backbone} {cell.variant}{optimistic}, repeat {cell.repeat + 1}, fold {cell.fold}: {result.choice}; "
+            f"{cell.backbone} {cell.variant}{optimistic}, repeat {cell.repeat + 1}, fold {cell.job.fold}: {result.choice}; "
             f"{made} of {counted(len(todo), 'model')}, about {left:.0f} s left for {cell.backbone}"
         )
-    return [(cell, kept_one) for cell in cells if (kept_one := done[cell.key]) is not None]
+    return [(cell, each) for cell in cells if (each := done[cell.job.key]) is not None], len(todo)
 
 
-def _see_all(cell: _Cell) -> None:
+def _see_all(job: Job) -> None:
     """Send every image and view through the backbone before the first model, so that the time left can be told."""
-    views = Views(
-        count=cell.plan.views, augmentation=cell.plan.augmentation if cell.plan.views > 1 else None, seed=cell.plan.seed
-    )
-    for seen in (views, Views()):
-        cell.table.rows(range(len(cell.table.manifest.samples)), seen)
+    for views in (job.plan.training_views, Views()):
+        job.table.rows(range(len(job.table.manifest.samples)), views)
 
 
 def _work(cell: _Cell) -> int:
     """Weigh a cell by the fits it takes, when those of one model count alike."""
-    return 1 + len(cell.recipe.heads) + len(cell.recipe.svms)
+    return 1 + len(cell.job.recipe.heads) + len(cell.job.recipe.svms)
 
 
 # ----------------------------------------------------------------------------------------------------------- rows
@@ -503,7 +493,7 @@ def _rows(
     rows = []
     for variant in settings.variants:
         mine = [(cell, result) for cell, result in judged if cell.variant == variant]
-        recipe = mine[0][0].recipe
+        recipe = mine[0][0].job.recipe
         rows.append(
             _Row(
                 backbone=mine[0][0].backbone,
@@ -515,7 +505,7 @@ def _rows(
                     _predictions(manifest, protocol, [(c, r) for c, r in mine if c.repeat == repeat])
                     for repeat in sorted({cell.repeat for cell, _ in mine})
                 ),
-                chosen=tuple(_Chosen(repeat=c.repeat, fold=c.fold, judged=r) for c, r in mine),
+                chosen=tuple(_Chosen(repeat=c.repeat, fold=c.job.fold, judged=r) for c, r in mine),
             )
         )
     return rows
@@ -523,7 +513,7 @@ def _rows(
 
 def _predictions(manifest: Manifest, protocol: Protocol, judged: Sequence[tuple[_Cell, Judged]]) -> Predictions:
     """Pool the judgements of one partition, in the order of the images."""
-    samples = judged[0][0].table.manifest.samples
+    samples = judged[0][0].job.table.manifest.samples
     at: dict[int, np.ndarray[Any, np.dtype[np.float64]]] = {}
     for _, result in judged:
         at.update(zip(result.places, result.probabilities, strict=True))
@@ -591,7 +581,7 @@ def _document(
         "copies_per_image": settings.copies if optimistic else None,
         "looks": looks,
         "resamples": settings.resamples,
-        "versions": versions(),
+        "versions": dict(versions()),
         "headline_metric": "balanced_accuracy",
         "rows": [
             {
@@ -599,7 +589,7 @@ def _document(
                 "variant": row.variant,
                 "weights": row.weights,
                 "random_weights": row.random_weights,
-                "metrics": {name: _figure(e) for name, e in estimates[id(row)].items()},
+                "metrics": {name: figure_of(e) for name, e in estimates[id(row)].items()},
                 "repeats": _repeats(row.predictions),
                 "choices": [
                     {
@@ -622,8 +612,8 @@ def _document(
                 "backbone": row.backbone,
                 "variant": row.variant,
                 "metric": name,
-                "optimistic": _figure(estimates[id(row)][name]),
-                "grouped": _figure(honest[name]),
+                "optimistic": figure_of(estimates[id(row)][name]),
+                "grouped": figure_of(honest[name]),
                 "difference": _minus(estimates[id(row)][name].value, honest[name].value),
             }
             for row, honest in zip(shown if optimistic else (), grouped, strict=False)
@@ -631,10 +621,6 @@ def _document(
         ],
         "warnings": _warnings(manifest, settings, shown, per_class, begun.repeats_note),
     }
-
-
-def _figure(estimate: Estimate) -> Figure:
-    return cast(Figure, asdict(estimate))
 
 
 def _minus(a: float | None, b: float | None) -> float | None:

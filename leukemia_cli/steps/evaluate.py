@@ -58,9 +58,8 @@ from leukemia_cli.reporting.evaluation import (
     as_report,
     predictions_csv,
 )
-from leukemia_cli.reporting.page import report_page
 from leukemia_cli.reporting.pictures import confusion_svg
-from leukemia_cli.reporting.thumbnails import HEATMAPS, read_heatmaps, thumbnails
+from leukemia_cli.reporting.thumbnails import HEATMAPS, illustrated
 from leukemia_cli.vision.decode import Unusable, inspect_each
 from leukemia_cli.vision.overlays import heatmap_name, overlay, png_bytes
 from leukemia_cli.workspace import (
@@ -701,9 +700,5 @@ def _write(
     groups = report["groups"] if predictions.groups_known else None
     matrix = report["confusion"]["matrix"]
     write_text(folder / "confusion.svg", confusion_svg(report["confusion"]["classes"], matrix, groups=groups))
-    shown = [mistake["path"] for mistake in report["mistakes"]] if report["pictures"] else []
-    small = thumbnails(shown, max_megapixels=settings.max_megapixels, note=note)
-    heats = (
-        read_heatmaps(folder, report, max_megapixels=settings.max_megapixels, note=note) if report["pictures"] else ()
-    )
-    write_text(folder / "report.html", report_page(report, thumbnails=small, heatmaps=heats))
+    made = illustrated(folder, report, pictures=report["pictures"], max_megapixels=settings.max_megapixels, note=note)
+    write_text(folder / "report.html", made.page)

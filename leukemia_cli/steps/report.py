@@ -7,8 +7,7 @@ from pathlib import Path
 from leukemia_cli.domain import Note, unheard
 from leukemia_cli.errors import DataError, WorkspaceError
 from leukemia_cli.reporting.evaluation import SCHEMA_VERSION
-from leukemia_cli.reporting.page import report_page
-from leukemia_cli.reporting.thumbnails import HEATMAPS, read_heatmaps, thumbnails
+from leukemia_cli.reporting.thumbnails import HEATMAPS, illustrated
 from leukemia_cli.workspace import RunFolder, Workspace, check_own, check_schema, read_json, reports_of, write_text
 
 
@@ -60,22 +59,19 @@ def _page(folder: Path, run: RunFolder, pictures: bool | None, max_megapixels: f
 
     try:
         shows = stored.get("pictures", True) if pictures is None else pictures
-        shown = [mistake["path"] for mistake in stored.get("mistakes", ())] if shows else []
-        small = thumbnails(shown, max_megapixels=max_megapixels, note=missing)
-        heats = read_heatmaps(folder, stored, max_megapixels=max_megapixels, note=missing) if shows else ()
-        made = report_page(stored, thumbnails=small, heatmaps=heats)
+        made = illustrated(folder, stored, pictures=shows, max_megapixels=max_megapixels, note=missing)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise WorkspaceError(
             f"{folder / 'report.json'} is damaged: {type(error).__name__} {error}", f"Run: leuk evaluate {run.id}"
         ) from error
-    if shown and not small:
+    if made.wanted and not made.shown:
         raise DataError(
-            f"none of the {len(shown)} images that {page} shows can be read: it stays as it is",
+            f"none of the {made.wanted} images that {page} shows can be read: it stays as it is",
             "Put the images back, or make it without them: --no-images",
         )
     if gone:
         note(f"warning: {len(gone)} pictures are left out, the first: {gone[0]}")
-    write_text(page, made)
+    write_text(page, made.page)
     if not shows and (folder / HEATMAPS).is_dir():
         note(f"heat-maps stay in {folder / HEATMAPS}; delete them if they are not to be kept")
     return page
