@@ -80,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
         return _told(console, Interrupted(130, "stopped by Ctrl-C", _AFTER_STOP))
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # `leuk` alone; Typer keeps its Click to itself
-            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]  # noqa: T201
+            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]  # noqa: T201 - Typer's own Click
             return 2
         return _told(console, _known(error))
 

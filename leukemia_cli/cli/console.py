@@ -42,13 +42,13 @@ class Console:
         if warning and sys.stderr.isatty() and _colours():
             line = f"\x1b[33m{line}\x1b[0m"
         with contextlib.suppress(BrokenPipeError):  # nobody reads along; the work goes on
-            print(line, file=sys.stderr, flush=True)  # noqa: T201
+            print(line, file=sys.stderr, flush=True)
 
     def error(self, error: LeukError) -> None:
         """Say what is wrong and what to do, in two lines; with `--json` also as the document."""
         with contextlib.suppress(BrokenPipeError):
-            print(f"error: {printable(error.problem)}", file=sys.stderr)  # noqa: T201
-            print(f"hint: {printable(error.hint)}", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"error: {printable(error.problem)}", file=sys.stderr)
+            print(f"hint: {printable(error.hint)}", file=sys.stderr, flush=True)
         if self.as_json and not self.documents:
             self.document({"error": {"problem": error.problem, "hint": error.hint, "exit_code": error.exit_code}})
 

@@ -143,7 +143,7 @@ def with_shared(command: Callable[..., None]) -> Callable[..., None]:
         for name, (kind, default) in _SHARED.items()
     ]
     mine = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in own]
-    called.__signature__ = inspect.Signature([context, *mine, *added])  # type: ignore[attr-defined]
+    called.__signature__ = inspect.Signature([context, *mine, *added])  # type: ignore[attr-defined]  # what inspect reads
     called.__annotations__ = {"ctx": typer.Context, **{p.name: p.annotation for p in (*mine, *added)}}
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     return called

@@ -98,7 +98,7 @@ def read_sources(
     sources: list[Source] = []
     tasks: list[str | Mapping[str, Any]] = []
     for argument in arguments:
-        if argument.lower().endswith((".yaml", ".yml")) and not os.path.isdir(argument):  # noqa: PTH112
+        if argument.lower().endswith((".yaml", ".yml")) and not os.path.isdir(argument):
             listed, task = _read_dataset(argument, defaults)
             sources += listed
             if task is not None and task not in tasks:
@@ -136,30 +136,30 @@ def settle_task(
 
 def _read_argument(argument: str, defaults: SourceDefaults) -> Source:
     label, equals, folder = argument.partition("=")
-    if not equals or os.path.exists(argument):  # noqa: PTH110
+    if not equals or os.path.exists(argument):
         label, folder = "", argument
-    if equals and not label and not os.path.exists(argument):  # noqa: PTH110
+    if equals and not label and not os.path.exists(argument):
         raise UsageError(
             f"SOURCE {argument!r} names no class before the =", "Write CLASS=FOLDER, for example ALL=images"
         )
-    path = os.path.abspath(folder)  # noqa: PTH100
+    path = os.path.abspath(folder)
     return _checked(
         Source(
             path=path,
             name=_base_name(path),
             layout=defaults.layout,
-            labels=os.path.abspath(defaults.labels) if defaults.labels else None,  # noqa: PTH100
+            labels=os.path.abspath(defaults.labels) if defaults.labels else None,
             label_column=defaults.label_column,
             label=label or None,
             group_by=defaults.group_by,
-            places=(os.getcwd(),),  # noqa: PTH109
+            places=(os.getcwd(),),
         ),
         f"SOURCE {argument}",
     )
 
 
 def _read_dataset(file: str, defaults: SourceDefaults) -> tuple[list[Source], str | Mapping[str, Any] | None]:
-    if not os.path.exists(file):  # noqa: PTH110
+    if not os.path.exists(file):
         raise DataError(f"there is no dataset file {file}", "Check the path")
     if defaults.labels is not None:
         raise UsageError("--labels does not go with a dataset YAML", f"Write labels: under its source in {file}")
@@ -168,7 +168,7 @@ def _read_dataset(file: str, defaults: SourceDefaults) -> tuple[list[Source], st
     entries = stored.get("sources")
     if not isinstance(entries, list) or not entries:
         raise UsageError(f"{file} lists no sources", "Write `sources:` and under it one `- path: FOLDER` for each")
-    folder = os.path.dirname(os.path.abspath(file))  # noqa: PTH100, PTH120
+    folder = os.path.dirname(os.path.abspath(file))
     sources = [
         _read_entry(entry, f"source {n} of {file}", folder, defaults) for n, entry in enumerate(entries, start=1)
     ]
@@ -177,8 +177,8 @@ def _read_dataset(file: str, defaults: SourceDefaults) -> tuple[list[Source], st
         return sources, task
     if task is not None:
         task = text_of(task, f"task in {file}")
-        beside = os.path.join(folder, task)  # noqa: PTH118
-        if task not in TASKS and os.path.isfile(beside):  # noqa: PTH113
+        beside = os.path.join(folder, task)
+        if task not in TASKS and os.path.isfile(beside):
             task = beside
     return sources, task
 
@@ -190,7 +190,7 @@ def _read_entry(entry: object, where: str, folder: str, defaults: SourceDefaults
     if "path" not in entry:
         raise UsageError(f"{where} has no path", "Write `path: FOLDER`, relative to the dataset file")
     said = {key: text_of(value, f"{key} of {where}") for key, value in entry.items() if key not in ("map", "only")}
-    path = os.path.abspath(os.path.join(folder, os.path.expanduser(said["path"])))  # noqa: PTH100, PTH111, PTH118
+    path = os.path.abspath(os.path.join(folder, os.path.expanduser(said["path"])))
     source = Source(
         path=path,
         name=said.get("name", _base_name(path)),
@@ -240,7 +240,7 @@ def _checked(source: Source, where: str) -> Source:
 
 
 def _base_name(path: str) -> str:
-    return os.path.basename(path) or "root"  # noqa: PTH119
+    return os.path.basename(path) or "root"
 
 
 def _named_apart(sources: Sequence[Source]) -> list[Source]:

@@ -23,7 +23,7 @@ class FoundFiles:
 
 def is_image_name(name: str) -> bool:
     """Tell by the end of a file's name, in capitals or not."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def find_images(folder: str | os.PathLike[str], *, deep: bool = True) -> FoundFiles:
@@ -31,7 +31,7 @@ def find_images(folder: str | os.PathLike[str], *, deep: bool = True) -> FoundFi
 
     A folder is a folder whatever its name ends in. Links are followed, but no folder is entered twice.
     """
-    root = os.path.abspath(folder)  # noqa: PTH100 - names that are not UTF-8, and links kept as they are
+    root = os.path.abspath(folder)
     check_folder(root)
     images: list[str] = []
     others: Counter[str] = Counter()
@@ -52,7 +52,7 @@ def find_images(folder: str | os.PathLike[str], *, deep: bool = True) -> FoundFi
             elif is_image_name(entry.name):
                 images.append(entry.path)
             else:
-                others[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122
+                others[os.path.splitext(entry.name)[1].lower()] += 1
     return FoundFiles(images=tuple(sorted(images)), others=dict(sorted(others.items())))
 
 
@@ -67,7 +67,7 @@ def find_folders(folder: str) -> list[str]:
 
 def check_folder(path: str) -> None:
     """Raise DataError, saying what is there instead, where `path` is no folder."""
-    if os.path.isdir(path):  # noqa: PTH112
+    if os.path.isdir(path):
         return
     if os.path.lexists(path):
         hint = "Name the folder that holds the images"
@@ -75,14 +75,14 @@ def check_folder(path: str) -> None:
             hint = "Name the folder that holds the images, and this file with --labels"
         raise DataError(f"{path} is a file, not a folder", hint)
     parent = path
-    while not os.path.isdir(parent) and parent != os.path.dirname(parent):  # noqa: PTH112, PTH120
-        parent = os.path.dirname(parent)  # noqa: PTH120
+    while not os.path.isdir(parent) and parent != os.path.dirname(parent):
+        parent = os.path.dirname(parent)
     raise DataError(f"there is no folder {path}", f"Check the path: it exists up to {parent}")
 
 
 def _entries(path: str, entered: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
     try:
-        facts = os.stat(path)  # noqa: PTH116
+        facts = os.stat(path)
         if (facts.st_dev, facts.st_ino) in entered:
             return []
         entered.add((facts.st_dev, facts.st_ino))

@@ -38,14 +38,14 @@ def parse_group_by(text: str) -> GroupBy:
     """Take a `--group-by` apart; raises UsageError for an unknown form or a pattern that is none."""
     kind, colon, value = text.partition(":")
     if kind in ("auto", "none", "parent") and not colon:
-        return GroupBy(kind=kind)  # type: ignore[arg-type]
+        return GroupBy(kind=kind)  # type: ignore[arg-type]  # one of the words just compared
     if kind in ("column", "regex", "file") and value:
         if kind == "regex":
             try:
                 re.compile(value)
             except re.error as error:
                 raise UsageError(f"--group-by {text} is no regular expression: {error}", "Mend the pattern") from error
-        return GroupBy(kind=kind, value=value)  # type: ignore[arg-type]
+        return GroupBy(kind=kind, value=value)  # type: ignore[arg-type]  # the same
     raise unknown("--group-by", text, FORMS)
 
 
@@ -58,7 +58,7 @@ def group_images(source: Source, reading: Reading) -> tuple[list[str | None], Gr
     if how.kind == "auto":
         return _weaker([image.group for image in images], reading.groups_source)
     if how.kind == "parent":
-        return [os.path.dirname(image.inner) or source.name for image in images], "filename"  # noqa: PTH120
+        return [os.path.dirname(image.inner) or source.name for image in images], "filename"
     if how.kind == "column":
         return _weaker(_by_column(source, images, how.value), "given")
     if how.kind == "regex":
@@ -196,10 +196,10 @@ def _matching_rows(image: FoundImage, rows_by_name: dict[str, list[int]], tails:
 
 def _file_and_column(source: Source, value: str) -> tuple[str, str | None]:
     path = source.locate(value)
-    if os.path.isfile(path):  # noqa: PTH113
+    if os.path.isfile(path):
         return path, None
     file, colon, column = value.rpartition(":")
-    if colon and os.path.isfile(source.locate(file)):  # noqa: PTH113
+    if colon and os.path.isfile(source.locate(file)):
         return source.locate(file), column
     raise DataError(
         f"there is no file {source.locate(file or value)} to group by", "Check the path in --group-by file:…"

@@ -39,7 +39,7 @@ def _expanded(given: str, endings: tuple[str, ...], stdin: Iterable[bytes]) -> I
         return _lines(stdin)
     if given.startswith("@") and not os.path.lexists(given):
         return _listed(Path(given[1:]))
-    if os.path.isdir(given):  # noqa: PTH112 - Path.is_dir raises for names that are too long
+    if os.path.isdir(given):
         return _folder_or_itself(given, endings)
     if not os.path.lexists(given) and glob.has_magic(given):
         return _matching(given, endings)
@@ -53,13 +53,13 @@ def _matching(pattern: str, endings: tuple[str, ...]) -> Iterable[str]:
         shorter = shorter.rstrip("/*") or "/"
     if shorter != pattern and not glob.has_magic(shorter):
         return _folder_or_itself(shorter, endings)
-    found = sorted(glob.glob(shorter, recursive=True))  # noqa: PTH207 - keeps the path as it was given
+    found = sorted(glob.glob(shorter, recursive=True))
     if _PASSED_OVER not in shorter:
         found = [path for path in found if _PASSED_OVER not in Path(path).parts]
-    folders = [path for path in found if os.path.isdir(path)]  # noqa: PTH112
+    folders = [path for path in found if os.path.isdir(path)]
     if "**" in shorter and len(folders) < len(found):
-        found = [path for path in found if not os.path.isdir(path)]  # noqa: PTH112 - their files match as well
-    parts = [_in_folder(path, endings) if os.path.isdir(path) else iter((path,)) for path in found]  # noqa: PTH112
+        found = [path for path in found if not os.path.isdir(path)]
+    parts = [_in_folder(path, endings) if os.path.isdir(path) else iter((path,)) for path in found]
     return _begun(
         itertools.chain.from_iterable(parts),
         DataError(f"nothing matches {pattern}", "Check the pattern, and quote it so that ** works"),
@@ -98,7 +98,7 @@ def _in_folder(folder: str, endings: tuple[str, ...]) -> Iterator[str]:
     for root, folders, files in os.walk(folder, followlinks=True, onerror=note):
         yield from unreadable
         unreadable.clear()
-        facts = os.stat(root)  # noqa: PTH116
+        facts = os.stat(root)
         if (facts.st_dev, facts.st_ino) in entered:
             folders.clear()
             continue
@@ -106,7 +106,7 @@ def _in_folder(folder: str, endings: tuple[str, ...]) -> Iterator[str]:
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f != _PASSED_OVER)
         for name in sorted(files):
             if name.lower().endswith(endings) and not name.startswith("."):
-                yield os.path.join(root, name)  # noqa: PTH118 - keeps the path as it was given
+                yield os.path.join(root, name)
     yield from unreadable
 
 

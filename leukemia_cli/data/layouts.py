@@ -38,8 +38,8 @@ class Source:
 
     def locate(self, file: str) -> str:
         """Give where a file lies: the first of `places` that has it, or this folder; the first where none has."""
-        tried = [os.path.join(place, file) for place in (*self.places, self.path)]  # noqa: PTH118
-        return os.path.abspath(next((path for path in tried if os.path.exists(path)), tried[0]))  # noqa: PTH100, PTH110
+        tried = [os.path.join(place, file) for place in (*self.places, self.path)]
+        return os.path.abspath(next((path for path in tried if os.path.exists(path)), tried[0]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +104,11 @@ def _read_folders(source: Source, task: Task) -> Reading:
     images: list[FoundImage] = []
     notes = []
     for name in folders:
-        found = find_images(os.path.join(source.path, name))  # noqa: PTH118
+        found = find_images(os.path.join(source.path, name))
         if not found.images and class_of(task, name) is None:
             continue
         images += _below(source, found, name)
-        notes += _others(os.path.join(source.path, name), found)  # noqa: PTH118
+        notes += _others(os.path.join(source.path, name), found)
     beside = find_images(source.path, deep=False).images
     if beside:
         notes.append(f"{counted(len(beside), 'image')} in {source.path} itself, in no class folder, left out")
@@ -147,14 +147,14 @@ _IDB_NAME = re.compile(r"Im\d{3}_([01])\.(?:jpg|jpeg|tif|tiff|png|bmp)", re.IGNO
 
 
 def _idb_folder(source: Source) -> str:
-    inner = os.path.join(source.path, "im")  # noqa: PTH118
-    return inner if os.path.isdir(inner) else source.path  # noqa: PTH112
+    inner = os.path.join(source.path, "im")
+    return inner if os.path.isdir(inner) else source.path
 
 
 def _recognise_idb(source: Source, task: Task) -> str | None:
     del task
     folder = _idb_folder(source)
-    names = [os.path.basename(path) for path in find_images(folder, deep=False).images]  # noqa: PTH119
+    names = [os.path.basename(path) for path in find_images(folder, deep=False).images]
     if not names or not all(_IDB_NAME.fullmatch(name) for name in names):
         return None
     return f"all {len(names)} images in {folder} are named ImXXX_0 or ImXXX_1"
@@ -166,7 +166,7 @@ def _read_idb(source: Source, task: Task) -> Reading:
     found = find_images(folder, deep=False)
     images, strange = [], []
     for path in found.images:
-        name = os.path.basename(path)  # noqa: PTH119
+        name = os.path.basename(path)
         match = _IDB_NAME.fullmatch(name)
         if match is None:
             strange.append(name)
@@ -186,18 +186,16 @@ _TALEQANI = ("Benign", "Early", "Pre", "Pro")
 
 
 def _taleqani_folder(source: Source) -> str:
-    inner = os.path.join(source.path, "Original")  # noqa: PTH118
-    return inner if os.path.isdir(inner) else source.path  # noqa: PTH112
+    inner = os.path.join(source.path, "Original")
+    return inner if os.path.isdir(inner) else source.path
 
 
 def _recognise_taleqani(source: Source, task: Task) -> str | None:
     del task
     folder = _taleqani_folder(source)
-    there = [name for name in _TALEQANI if os.path.isdir(os.path.join(folder, name))]  # noqa: PTH112, PTH118
+    there = [name for name in _TALEQANI if os.path.isdir(os.path.join(folder, name))]
     names = [
-        os.path.basename(path)  # noqa: PTH119
-        for name in there
-        for path in find_images(os.path.join(folder, name), deep=False).images  # noqa: PTH118
+        os.path.basename(path) for name in there for path in find_images(os.path.join(folder, name), deep=False).images
     ]
     if not names or not all(name.startswith("WBC-") for name in names):
         return None
@@ -208,18 +206,18 @@ def _read_taleqani(source: Source, task: Task) -> Reading:
     del task
     folder = _taleqani_folder(source)
     notes = []
-    if os.path.isdir(os.path.join(source.path, "Segmented")):  # noqa: PTH112, PTH118
+    if os.path.isdir(os.path.join(source.path, "Segmented")):
         notes.append("Segmented is left out: it holds the images of Original with their background masked")
     images: list[FoundImage] = []
     for name in find_folders(folder):
-        found = find_images(os.path.join(folder, name), deep=False)  # noqa: PTH118
+        found = find_images(os.path.join(folder, name), deep=False)
         if name not in _TALEQANI and found.images:
             raise DataError(
                 f"folder {name} in {folder} is none of {', '.join(_TALEQANI)}",
                 "Move it elsewhere, or read the data set with --layout folders",
             )
         images += (
-            FoundImage(path=path, relative=_relative(path, source.path), inner=os.path.basename(path), label=name)  # noqa: PTH119
+            FoundImage(path=path, relative=_relative(path, source.path), inner=os.path.basename(path), label=name)
             for path in found.images
         )
     return Reading(images=tuple(images), groups_source="none", notes=tuple(notes))
@@ -236,12 +234,12 @@ def labels_file(source: Source) -> str | None:
     if source.labels is not None:
         return source.labels
     try:
-        names = sorted(name for name in os.listdir(source.path) if name.lower().endswith(".csv"))  # noqa: PTH208
+        names = sorted(name for name in os.listdir(source.path) if name.lower().endswith(".csv"))
     except OSError:
         return None
     if "labels.csv" in names:
         names = ["labels.csv"]
-    return os.path.join(source.path, names[0]) if len(names) == 1 else None  # noqa: PTH118
+    return os.path.join(source.path, names[0]) if len(names) == 1 else None
 
 
 def _recognise_csv(source: Source, task: Task) -> str | None:
@@ -291,7 +289,7 @@ def _read_csv(source: Source, task: Task) -> Reading:
             raise DataError(f"{file} line {table.lines[row]} names no image", "Fill in its path, or delete the line")
         images.append(
             FoundImage(
-                path=_listed_path(path, source.path, os.path.dirname(file)),  # noqa: PTH120
+                path=_listed_path(path, source.path, os.path.dirname(file)),
                 relative=_within(path, source.path),
                 inner=_within(path, source.path),
                 label=str(labels[row]),
@@ -331,12 +329,12 @@ def _split(cell: str, file: str, line: int) -> str:
 
 
 def _listed_path(path: str, *folders: str) -> str:
-    tried = [os.path.normpath(os.path.join(folder, path)) for folder in folders]  # noqa: PTH118
+    tried = [os.path.normpath(os.path.join(folder, path)) for folder in folders]
     return next((place for place in tried if os.path.lexists(place)), tried[0])
 
 
 def _within(path: str, folder: str) -> str:
-    absolute = os.path.normpath(os.path.join(folder, path))  # noqa: PTH118
+    absolute = os.path.normpath(os.path.join(folder, path))
     if absolute.startswith(folder.rstrip(os.sep) + os.sep):
         return _relative(absolute, folder)
     return absolute.replace(os.sep, "/").lstrip("/")
@@ -437,7 +435,7 @@ def _unrecognised(source: Source) -> DataError:
 def check_source(source: Source) -> None:
     """Raise DataError where the source's folder, or its labels file, is not there."""
     check_folder(source.path)
-    if source.labels is not None and not os.path.isfile(source.labels):  # noqa: PTH113
+    if source.labels is not None and not os.path.isfile(source.labels):
         raise DataError(f"there is no labels file {source.labels}", "Check the path given with --labels")
 
 

@@ -42,7 +42,7 @@ class Table:
 def read_table(path: str) -> Table:
     """Read a CSV file with a header; raises DataError where there is none, or a row is longer than its header."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
         raise DataError(f"cannot read {path}: {os.strerror(error.errno or 0)}", "Check the path") from error

@@ -32,7 +32,7 @@ def resolve_task(
         task = task_from_mapping(name_or_file, "task")
     elif name_or_file in TASKS:
         task = TASKS[name_or_file]
-    elif name_or_file.lower().endswith((".yaml", ".yml")) or os.path.isfile(name_or_file):  # noqa: PTH113
+    elif name_or_file.lower().endswith((".yaml", ".yml")) or os.path.isfile(name_or_file):
         task = task_from_mapping(read_yaml(name_or_file, "task file"), name_or_file)
     else:
         raise unknown("task", name_or_file, TASKS, ", or the path of a task file ending in .yaml")
@@ -73,7 +73,7 @@ def read_yaml(path: str, what: str) -> dict[str, Any]:
     import yaml
 
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open(path, "rb") as file:
             stored = yaml.safe_load(file.read())
     except OSError as error:
         raise UsageError(f"cannot read {what} {path}: {os.strerror(error.errno or 0)}", "Check the path") from error
@@ -113,7 +113,7 @@ def task_from_mapping(stored: Mapping[str, Any], where: str) -> Task:
     classes = texts_of(stored["classes"], f"classes in {where}")
     if len(classes) < 2 or len({plain(kind) for kind in classes}) < len(classes):
         raise UsageError(f"classes in {where} must be at least two different ones", f"It has: {', '.join(classes)}")
-    name = text_of(stored.get("name", os.path.splitext(os.path.basename(where))[0]), f"name in {where}")  # noqa: PTH119, PTH122
+    name = text_of(stored.get("name", os.path.splitext(os.path.basename(where))[0]), f"name in {where}")
     aliases = {alias: kind for task in TASKS.values() for alias, kind in task.aliases.items() if kind in classes}
     own = stored.get("aliases") or {}
     if not isinstance(own, dict):

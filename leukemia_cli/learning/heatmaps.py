@@ -180,11 +180,11 @@ def _signed(
     """
     maps: list[Tensor] = []
     with torch.no_grad(), _tapped(_stage_before_last(backbone), maps):
-        features = backbone.forward_features(images)  # type: ignore[operator]
+        features = backbone.forward_features(images)  # type: ignore[operator]  # timm's, not nn.Module's
         _check_map(backbone, features, classifier.spec.name)
         torch.set_grad_enabled(True)  # until the block ends
         last = features if features.requires_grad else features.requires_grad_()
-        pooled = backbone.forward_head(last.clone()).float().cpu()  # type: ignore[operator]
+        pooled = backbone.forward_head(last.clone()).float().cpu()  # type: ignore[operator]  # the same
         odds = torch.stack([_log_odds(member, pooled, target).sum() for member in members]).sum()
         maps.append(last)
         slopes = torch.autograd.grad(odds, maps)

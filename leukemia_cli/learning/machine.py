@@ -81,7 +81,7 @@ def place(module: nn.Module, machine: Machine) -> nn.Module:
     """Move a network to the device, channels last in memory; gives the same network."""
     import torch
 
-    return module.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return module.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # torch types no format here
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:

@@ -89,7 +89,7 @@ class Head(nn.Module):
 
 def _linear(inputs: int, outputs: int, draws: torch.Generator | None) -> nn.Linear:
     """Make a linear layer with values uniform within ±1/√inputs, as torch starts its own."""
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]  # untyped in torch
     bound = 1 / math.sqrt(inputs)
     with torch.no_grad():
         for value in (layer.weight, layer.bias):

@@ -58,7 +58,7 @@ class Svm:
     def from_arrays(cls, kernel: str, gamma: float, within: float, arrays: Mapping[str, NDArray[np.float64]]) -> Svm:
         """Undo `arrays`; raises KeyError for a missing one."""
         parts = {name: np.asarray(arrays[name], dtype=np.int64 if name == "kept" else np.float64) for name in _ARRAYS}
-        return cls(kernel=kernel, gamma=gamma, within=within, **parts)  # type: ignore[arg-type]
+        return cls(kernel=kernel, gamma=gamma, within=within, **parts)  # type: ignore[arg-type]  # kept is of integers
 
 
 _ARRAYS = ("mean", "scale", "kept", "vectors", "coefficients", "intercepts")

@@ -145,7 +145,7 @@ def _preprocessing(entry: Backbone | None, module: nn.Module, fit: Fit, input_si
     else:
         from timm.data.config import resolve_model_data_config
 
-        config: dict[str, Any] = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
+        config: dict[str, Any] = resolve_model_data_config(module)  # type: ignore[no-untyped-call]  # untyped in timm
         size, mean, std, least = config["input_size"][-1], tuple(config["mean"]), tuple(config["std"]), 16
         interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
         if len(mean) != 3:

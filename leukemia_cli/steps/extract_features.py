@@ -210,7 +210,7 @@ def _exported(
 
 def _need_parquet() -> None:
     try:
-        import pyarrow.parquet  # noqa: F401
+        import pyarrow.parquet  # noqa: F401 - only whether it is there
     except ImportError as error:
         raise MachineError(
             "--format parquet needs pyarrow", "Install it with: pip install 'leukemia-cli[parquet]'"

@@ -186,16 +186,16 @@ def _border_colour(image: Image.Image, box: tuple[float, float, float, float]) -
 
 def _read(name: str) -> bytes:
     try:
-        mode = os.stat(name).st_mode  # noqa: PTH116 - names that are not UTF-8, and no Path built for each image
+        mode = os.stat(name).st_mode
         if stat.S_ISDIR(mode):
             raise BadImage(name, "it is a folder", "Name the images in it, or the folder where folders are taken")
         if not stat.S_ISREG(mode):
             raise BadImage(name, "it is not a regular file", "Name an image file")
-        with open(name, "rb") as file:  # noqa: PTH123
+        with open(name, "rb") as file:
             return file.read()
     except FileNotFoundError:
         reason, hint = "there is no such file", "Check the path"
-        if os.path.islink(name):  # noqa: PTH114
+        if os.path.islink(name):
             reason, hint = "it is a link to a file that does not exist", "Restore the file it points to"
         raise BadImage(name, reason, hint) from None
     except PermissionError as error:
