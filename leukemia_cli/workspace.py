@@ -210,17 +210,28 @@ def fresh_folder(final: Path) -> Iterator[Path]:
 
 
 def _put_in_place(beside: Path, final: Path) -> None:
-    old = final.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-old-{final.name}")
+    """Rename `beside` to `final`; of processes that put the same folder in place at once, the last one wins."""
+    replaced: list[Path] = []
     try:
-        if final.exists():
-            final.rename(old)
-        beside.rename(final)
+        while True:
+            old = final.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-old-{final.name}")
+            with contextlib.suppress(FileNotFoundError):
+                final.rename(old)
+                replaced.append(old)
+            try:
+                beside.rename(final)
+                break
+            except OSError as error:  # another process put its own in place since
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
     except BaseException:
-        if old.exists() and not final.exists():
-            old.rename(final)
+        if replaced and not final.exists():
+            replaced.pop().rename(final)
         raise
+    finally:
+        for old in replaced:
+            shutil.rmtree(old, ignore_errors=True)
     _flush_folder(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def clear_unfinished(folder: Path) -> None:

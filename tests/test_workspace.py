@@ -404,6 +404,26 @@ def test_a_report_belongs_to_one_run(workspace: Workspace, make: Make) -> None:
     assert listed == {"a-1": ["a-1-external-munich", "a-1-test"], "a-1-1": ["a-1-1-test", "a-1-1-val"]}
 
 
+def test_of_two_that_put_one_folder_in_place_at_once_the_last_wins_and_neither_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final, rename, slipped = tmp_path / "report", Path.rename, []
+
+    def with_a_rival(self: Path, target: Path) -> Path:
+        if target == final and len(slipped) < 3:  # between our look and our rename, another process has put its own
+            final.mkdir()
+            (final / "mark").write_text("rival")
+            slipped.append(self)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", with_a_rival)
+    with fresh_folder(final) as beside:
+        (beside / "mark").write_text("mine")
+    assert len(slipped) == 3
+    assert (final / "mark").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
 def test_leftovers_of_a_killed_process_are_cleared_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / ".unfinished-00-model.safetensors").write_bytes(b"half")
     (tmp_path / ".unfinished-01-folder").mkdir()
