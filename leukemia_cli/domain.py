@@ -13,6 +13,10 @@ Item = TypeVar("Item")
 GroupsSource = Literal["given", "filename", "proposed", "none"]
 Fit = Literal["squash", "crop", "pad"]
 Tune = Literal["head", "last-stage", "all"]
+StainNorm = Literal["none", "macenko", "reinhard"]
+TILINGS = (1, 4, 5)
+"""How many tiles an image may be seen as: itself; its quadrants; its quadrants and itself."""
+Unit = Literal["image", "cell"]
 SPLITS = ("train", "val", "calib", "test")
 
 
@@ -101,7 +105,9 @@ class Task:
 class Sample:
     """One row of a manifest: an image that was opened whole, its class, its group, and the part it belongs to.
 
-    Exactly one of `split` and `fold` is set once parts are dealt. Images of one `group` never part.
+    Exactly one of `split` and `fold` is set once parts are dealt. Images of one `group` never part. A cell that was cut
+    from a photograph is an image too: `path` is that of its crop, `field` that of the photograph, and `x`, `y` say where in
+    it, in px. `label` is empty for a cell, or a field, of which nobody said the class.
     """
 
     path: str
@@ -114,11 +120,19 @@ class Sample:
     sha256: str = ""
     width: int = 0
     height: int = 0
+    field: str = ""
+    x: float | None = None
+    y: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The images of a task, dealt into splits or folds; `fingerprint` changes with any of it."""
+    """The images of a task, dealt into splits or folds; `fingerprint` changes with any of it.
+
+    Of a manifest of cells `samples` are the cells with a class, `unlabelled` those that were found but have none (nothing
+    is fitted to them; they count in the finding of their photograph), `fields` the photographs, and `crops` says how cells
+    were found and cut.
+    """
 
     task: Task
     samples: tuple[Sample, ...]
@@ -127,10 +141,54 @@ class Manifest:
     groups_source: GroupsSource
     warnings: tuple[str, ...]
     fingerprint: str
+    unit: Unit = "image"
+    unlabelled: tuple[Sample, ...] = ()
+    fields: tuple[Sample, ...] = ()
+    crops: Mapping[str, Any] | None = None
+
+    @property
+    def everything(self) -> tuple[Sample, ...]:
+        """Give every image that has features: `samples`, then `unlabelled`."""
+        return self.samples + self.unlabelled
 
     def part(self, split: str) -> tuple[Sample, ...]:
         """Give the samples of one split, in manifest order."""
         return tuple(s for s in self.samples if s.split == split)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedies:
+    """What is done to an image so that less but its cells tells its class; nothing unless it is asked for.
+
+    `stain_target` are the numbers that colours are brought to, as `vision.stains` reads them; `red_cell_px` is the diameter
+    of a red cell in the network's input. Raises ValueError for values that cannot be.
+    """
+
+    mask_marks: bool = False
+    stain_norm: StainNorm = "none"
+    stain_target: tuple[float, ...] = ()
+    red_cell_px: float | None = None
+    tiles: int = 1
+
+    def __post_init__(self) -> None:
+        if self.tiles not in TILINGS:
+            raise ValueError(f"{self.tiles} tiles are none of {TILINGS}")
+        if self.red_cell_px is not None and not 1 <= self.red_cell_px <= 1000:
+            raise ValueError(f"a red cell of {self.red_cell_px} px is not within 1 to 1000 px")
+        if self.stain_norm not in ("none", "macenko", "reinhard"):
+            raise ValueError(f"stain normalisation {self.stain_norm!r} is none of none, macenko, reinhard")
+
+    def as_json(self) -> dict[str, Any]:
+        """Give every field as JSON types."""
+        return {**dataclasses.asdict(self), "stain_target": list(self.stain_target)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Remedies:
+        """Undo `as_json`; raises TypeError, KeyError or ValueError for anything else."""
+        return cls(**{**stored, "stain_target": tuple(float(number) for number in stored["stain_target"])})
+
+
+NO_REMEDIES = Remedies()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,15 +201,20 @@ class Preprocessing:
     interpolation: Literal["bilinear", "bicubic"]
     fit: Fit
     version: int = 1
+    remedies: Remedies = NO_REMEDIES
 
     def as_json(self) -> dict[str, Any]:
-        """Give every field as JSON types."""
-        return {**dataclasses.asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        """Give every field as JSON types; `remedies` only where there are any, so that older artefacts stay the same."""
+        stored = {**dataclasses.asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        del stored["remedies"]
+        return stored if self.remedies == NO_REMEDIES else {**stored, "remedies": self.remedies.as_json()}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Preprocessing:
-        """Undo `as_json`; raises TypeError or KeyError for anything else."""
-        return cls(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
+        """Undo `as_json`; raises TypeError, KeyError or ValueError for anything else."""
+        remedies = Remedies.from_json(stored["remedies"]) if "remedies" in stored else NO_REMEDIES
+        plain = {**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"]), "remedies": remedies}
+        return cls(**plain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -186,6 +186,30 @@ def to_json(value: object) -> str:
 def write_json(path: Path, value: object) -> None:
     """Write JSON whole or not at all; raises ValueError for NaN."""
     write_bytes(path, to_json(value).encode())
+
+
+@contextlib.contextmanager
+def destination(final: Path | None, out: Callable[[str, str], None]) -> Iterator[Callable[[str], None]]:
+    """Give what takes rows as they are known: `final`.partial, which becomes `final` when the block ends well; else `out`.
+
+    After an interruption the partial file stays, with the rows so far. `out` takes a text and its end.
+    """
+    if final is None:
+        yield lambda text: out(text, "")
+        return
+    partial = final.with_name(f"{final.name}.partial")
+    with disk_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        # A line goes out as it is written: whatever ends the process, the rows so far are there.
+        with partial.open("w", buffering=1, encoding="utf-8", errors="surrogateescape", newline="") as file:
+
+            def write(text: str) -> None:
+                file.write(text)
+
+            yield write
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(final)
 
 
 @contextlib.contextmanager

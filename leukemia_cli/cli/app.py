@@ -223,14 +223,27 @@ def prepare(
             help="auto, none, parent, column:NAME, regex:PATTERN or file:CSV[:COLUMN]: what must not be split."
         ),
     ] = "auto",
+    unit: Annotated[
+        Literal["image", "cell"],
+        typer.Option(help="What is to be classified: images, or the white cells found in them."),
+    ] = "image",
+    input_unit: Annotated[
+        Literal["auto", "field", "cell"],
+        typer.Option(help="With --unit cell: whether an image is a field or the crop of one cell."),
+    ] = "auto",
+    unmarked: Annotated[
+        Literal["leave-out", "healthy", "as-image"],
+        typer.Option(help="With --unit cell: what unmarked cells of a leukaemia field count as."),
+    ] = "leave-out",
     val: Annotated[float | None, typer.Option(help="Share for choices (default 0.15).")] = None,
     calib: Annotated[float | None, typer.Option(help="Share for calibration (default 0.15).")] = None,
     test: Annotated[float | None, typer.Option(help="Share for the test (default 0.2).")] = None,
     folds: Annotated[int | None, typer.Option(help="Deal into K folds instead, for sets with few groups.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be read.")] = False,
+    pictures: Annotated[bool, typer.Option("--images/--no-images", help="Show images in audit.html.")] = True,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
 ) -> None:
-    """Read a dataset, open every image, group it, and deal whole groups into splits or folds."""
+    """Read a dataset, open every image, group and audit it, and deal whole groups into splits or folds."""
     from leukemia_cli.learning.machine import granted_cores
     from leukemia_cli.steps.prepare import PrepareSettings
     from leukemia_cli.steps.prepare import prepare as step
@@ -244,11 +257,15 @@ def prepare(
         labels=None if labels is None else str(labels),
         label_column=label_column,
         group_by=group_by,
+        unit=unit,
+        input_unit=input_unit,
+        unmarked=unmarked,
         val=val,
         calib=calib,
         test=test,
         folds=folds,
         skip_bad=skip_bad,
+        pictures=pictures,
         max_megapixels=max_megapixels,
         workers=shared.workers or granted_cores(),
         seed=shared.seed,
@@ -264,10 +281,16 @@ def prepare(
     for line in facts["warnings"]:
         shared.console.note(f"warning: {line}")
     rows = [[part, *(str(counts.get(c, 0)) for c in names)] for part, counts in facts["splits"].items()]
-    title = (
-        f"{done.manifest.task.title}: {facts['images']} images in {facts['groups']} groups ({facts['groups_source']})"
-    )
+    what = f"{facts['images']} images"
+    if facts["unit"] == "cell":
+        what = f"{facts['cells']} cells, and {facts['unlabelled_cells']} without a class, of {what}"
+    title = f"{done.manifest.task.title}: {what} in {facts['groups']} groups ({facts['groups_source']})"
     shared.console.table(title, ["part", *names], rows)
+    from leukemia_cli.reporting.audit import audit_lines
+
+    for line in audit_lines(done.audit):
+        shared.console.out(line)
+    shared.console.out(f"audit: {workspace.manifest_folder / 'audit.html'}")
     shared.console.out(f"manifest: {workspace.manifest_folder / 'manifest.csv'}")
     shared.console.note("next: leuk train --backbone senet --variant dropout" + _same_workspace(shared))
 
@@ -331,14 +354,23 @@ def train(
     input_size: Annotated[
         int | None, typer.Option(min=1, help="Side of the square, px (default: the backbone's).")
     ] = None,
+    mask_marks: Annotated[bool, typer.Option("--mask-marks", help=options.MASK_MARKS)] = False,
+    stain_norm: Annotated[Literal["none", "macenko", "reinhard"], typer.Option(help=options.STAIN_NORM)] = "none",
+    resolution: Annotated[float | None, typer.Option(metavar="PX", help=options.RESOLUTION)] = None,
+    tiles: Annotated[int, typer.Option(help=options.TILES)] = 1,
+    stain_jitter: Annotated[float | None, typer.Option(help=options.STAIN_JITTER)] = None,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints of fine-tuning.")] = 300.0,
     false_alarm: Annotated[float, typer.Option(help="Share of familiar images that may be called novel.")] = 0.05,
     risk: Annotated[float, typer.Option(help="Share of wrong answers, among those given, that is aimed at.")] = 0.05,
     alpha: Annotated[float, typer.Option(help="Share of label sets that may lack the true class.")] = 0.1,
+    least_cells: Annotated[
+        int, typer.Option(min=1, help="Of a run on cells: photographs with fewer white cells get no answer.")
+    ] = 3,
 ) -> None:
     """Train a classifier from the manifest and keep it as a run."""
     options.check_names(backbone, variant)
+    remedies = options.remedies(mask_marks=mask_marks, stain_norm=stain_norm, resolution=resolution, tiles=tiles)
     if name is not None:
         check_run_name(name)
     options_of_variant: dict[str, Any] = {
@@ -376,8 +408,10 @@ def train(
             batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs, patience=patience,
             label_smoothing=label_smoothing, class_weights=class_weights, accumulate=accumulate, clip_norm=clip_norm,
             views=views, augment=augment, precision=precision, fit=fit, input_size_px=input_size,
+            remedies=remedies, stain_jitter=stain_jitter,
             max_megapixels=max_megapixels, checkpoint_every_s=checkpoint_every, device=shared.device,
-            workers=shared.workers, seed=shared.seed, false_alarm=false_alarm, risk=risk, alpha=alpha, **options_of_variant,
+            workers=shared.workers, seed=shared.seed, false_alarm=false_alarm, risk=risk, alpha=alpha,
+            least_cells=least_cells, **options_of_variant,
         )  # fmt: skip
         done = steps.train(workspace, manifest, settings, command=tuple(sys.argv), track=track, note=note)
     _report_run(shared, done.as_json())
@@ -418,12 +452,19 @@ def extract_features(
     fit: Annotated[Literal["squash", "crop", "pad"], typer.Option(help="With --backbone, as in train.")] = "squash",
     input_size: Annotated[int | None, typer.Option(min=1, help="With --backbone, as in train.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images through the backbone at once.")] = 16,
+    mask_marks: Annotated[bool, typer.Option("--mask-marks", help="With --backbone, as in train.")] = False,
+    stain_norm: Annotated[
+        Literal["none", "macenko", "reinhard"], typer.Option(help="With --backbone, as in train.")
+    ] = "none",
+    resolution: Annotated[float | None, typer.Option(metavar="PX", help="With --backbone, as in train.")] = None,
+    tiles: Annotated[int, typer.Option(help="With --backbone, as in train.")] = 1,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
 ) -> None:
     """Keep the feature vector of every image, for your own analyses or for fit-svm."""
     if backbone is not None and run_wanted is not None:
         raise UsageError("--run and --backbone exclude each other", "Name one of them")
     options.need_backbone(ctx, backbone)
+    remedies = options.remedies(mask_marks=mask_marks, stain_norm=stain_norm, resolution=resolution, tiles=tiles)
     if backbone is not None:
         options.check_names(backbone, None)
     if output is None and "--format" in options.explicit(ctx, ()):
@@ -435,6 +476,7 @@ def extract_features(
 
     settings = ExtractSettings(
         backbone=backbone, weights=weights, split=split, format=form, output=output, fit=fit, input_size_px=input_size,
+        remedies=remedies,
         batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device, workers=shared.workers, seed=shared.seed,
     )  # fmt: skip
     done = step(workspace, manifest, found, settings, track=shared.console.track, note=shared.console.note)
@@ -468,15 +510,24 @@ def fit_svm(
     fit: Annotated[Literal["squash", "crop", "pad"], typer.Option(help="With --backbone, as in train.")] = "squash",
     input_size: Annotated[int | None, typer.Option(min=1, help="With --backbone, as in train.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images through the backbone at once.")] = 16,
+    mask_marks: Annotated[bool, typer.Option("--mask-marks", help="With --backbone, as in train.")] = False,
+    stain_norm: Annotated[
+        Literal["none", "macenko", "reinhard"], typer.Option(help="With --backbone, as in train.")
+    ] = "none",
+    resolution: Annotated[float | None, typer.Option(metavar="PX", help="With --backbone, as in train.")] = None,
+    tiles: Annotated[int, typer.Option(help="With --backbone, as in train.")] = 1,
+    stain_jitter: Annotated[float | None, typer.Option(help=options.STAIN_JITTER)] = None,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
     false_alarm: Annotated[float, typer.Option(help="As in train.")] = 0.05,
     risk: Annotated[float, typer.Option(help="As in train.")] = 0.05,
     alpha: Annotated[float, typer.Option(help="As in train.")] = 0.1,
+    least_cells: Annotated[int, typer.Option(min=1, help="As in train.")] = 3,
 ) -> None:
     """Fit a support vector machine on features; the result is a run like any other."""
     if sum(given is not None for given in (features, run_wanted, backbone)) > 1:
         raise UsageError("--features, --run and --backbone exclude each other", "Name one of them")
     options.need_backbone(ctx, backbone)
+    remedies = options.remedies(mask_marks=mask_marks, stain_norm=stain_norm, resolution=resolution, tiles=tiles)
     if backbone is not None:
         options.check_names(backbone, None)
     if name is not None:
@@ -495,8 +546,9 @@ def fit_svm(
 
     settings = FitSvmSettings(
         features=features, backbone=backbone, weights=weights, name=name, views=views, fit=fit, input_size_px=input_size,
+        remedies=remedies, stain_jitter=stain_jitter,
         batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device, workers=shared.workers,
-        seed=shared.seed, false_alarm=false_alarm, risk=risk, alpha=alpha, **chosen,
+        seed=shared.seed, false_alarm=false_alarm, risk=risk, alpha=alpha, least_cells=least_cells, **chosen,
     )  # fmt: skip
     done = step(
         workspace, manifest, found, settings,
@@ -685,9 +737,15 @@ def compare(
     fit: Annotated[Literal["squash", "crop", "pad"], typer.Option(help="As in train.")] = "squash",
     input_size: Annotated[int | None, typer.Option(min=1, help="As in train.")] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Of the bootstrap behind the intervals.")] = 2000,
+    mask_marks: Annotated[bool, typer.Option("--mask-marks", help="As in train.")] = False,
+    stain_norm: Annotated[Literal["none", "macenko", "reinhard"], typer.Option(help="As in train.")] = "none",
+    resolution: Annotated[float | None, typer.Option(metavar="PX", help="As in train.")] = None,
+    tiles: Annotated[int, typer.Option(help="As in train.")] = 1,
+    stain_jitter: Annotated[float | None, typer.Option(help=options.STAIN_JITTER)] = None,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
 ) -> None:
     """Run the paper's table: backbones × variants over the manifest's grouped folds, every choice inside training."""
+    remedies = options.remedies(mask_marks=mask_marks, stain_norm=stain_norm, resolution=resolution, tiles=tiles)
     listed = options.listed(backbones, "--backbones", str) or ()
     wanted = options.listed(variants, "--variants", str) or ()
     for backbone in listed:
@@ -709,7 +767,8 @@ def compare(
         backbones=listed, variants=wanted, protocol=protocol, copies=copies, repeats=repeats, resamples=resamples,
         training=TrainSettings(
             grid=grid, tune=tune, weights=weights, epochs=epochs, batch_size=batch_size, lr=lr, views=views, fit=fit,
-            input_size_px=input_size, max_megapixels=max_megapixels, device=shared.device, workers=shared.workers,
+            input_size_px=input_size, remedies=remedies, stain_jitter=stain_jitter,
+            max_megapixels=max_megapixels, device=shared.device, workers=shared.workers,
             seed=shared.seed, **chosen,
         ),
     )  # fmt: skip
@@ -776,8 +835,20 @@ def classify(
     heatmaps: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw where each image speaks for its label into this folder.")
     ] = None,
+    details: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Of a run on cells: overview, gallery, CSV and GeoJSON of each image's cells."
+        ),
+    ] = None,
+    input_unit: Annotated[
+        Literal["auto", "field", "cell"],
+        typer.Option(help="Of a run on cells: whether an image is a field or the crop of one cell."),
+    ] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images through the network at once.")] = 16,
-    max_megapixels: Annotated[float, typer.Option(help="Larger images become error rows.")] = 200.0,
+    max_megapixels: Annotated[
+        float, typer.Option(help="Larger images become error rows; a run on cells reads them in tiles.")
+    ] = 200.0,
 ) -> None:
     """Classify images: one row for each, in order; a broken one is an error row and the rest go on."""
     console = shared.console
@@ -795,8 +866,8 @@ def classify(
         console.out(text, end)
 
     settings = steps.ClassifySettings(
-        abstain=abstain, heatmaps=heatmaps, batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device,
-        workers=shared.workers,
+        abstain=abstain, heatmaps=heatmaps, details=details, input_unit=input_unit, batch_size=batch_size,
+        max_megapixels=max_megapixels, device=shared.device, workers=shared.workers,
     )  # fmt: skip
     failed, total = steps.write_findings(
         found,
@@ -830,6 +901,64 @@ def _manifest_fingerprint(workspace: Workspace) -> str | None:
     """Read the fingerprint of the manifest, None where there is none."""
     facts = workspace.manifest_folder / "manifest.json"
     return read_json(facts, "manifest").get("fingerprint") if facts.exists() else None
+
+
+@app.command(epilog="Example: leuk cells smears --output cells.csv --overlays overlays")
+@with_shared
+def cells(
+    shared: Shared,
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs, @FILE with a list, or - for stdin.")
+    ],
+    form: Annotated[
+        Literal["csv", "jsonl", "geojson"] | None,
+        typer.Option("--format", help="Default: csv. GeoJSON, which QuPath opens, takes one image."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
+    crops: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Cut each cell, all at one scale, into this folder.")
+    ] = None,
+    overlays: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw the outlines and numbers of cells into this folder.")
+    ] = None,
+    input_unit: Annotated[
+        Literal["auto", "field", "cell"], typer.Option(help="Whether an image is a field or the crop of one cell.")
+    ] = "auto",
+    max_megapixels: Annotated[float, typer.Option(help="Larger images are read in tiles.")] = 200.0,
+) -> None:
+    """Find the white cells of images: one row for each, in order. It needs no run, and calls no cell anything."""
+    console = shared.console
+    if console.as_json and form is not None and output is None:
+        raise UsageError(f"--json and --format {form} exclude each other", "Name one of them, or add --output FILE")
+    from leukemia_cli.learning.machine import granted_cores
+    from leukemia_cli.steps import cells as steps
+
+    in_document = console.as_json and output is None
+
+    def out(text: str, end: str) -> None:
+        console.documents += in_document  # begun: an error on the way is not to become a second document
+        console.out(text, end)
+
+    written = steps.write_cells(
+        inputs,
+        steps.CellSettings(
+            input_unit=input_unit, crops=crops, overlays=overlays, max_megapixels=max_megapixels,
+            workers=shared.workers or granted_cores(),
+        ),
+        form="json" if in_document else form or "csv",
+        output=output,
+        keep_errors=console.as_json,
+        stdin=getattr(sys.stdin, "buffer", ()),
+        out=out,
+        track=console.track,
+        note=console.note,
+    )  # fmt: skip
+    if output is not None and console.as_json:
+        console.document(
+            {"output": str(output), "images": written.images, "cells": written.cells, "errors": list(written.errors)}
+        )
+    if written.failed:
+        raise steps.some_failed(written)
 
 
 @app.command(epilog="Example: leuk runs --workspace leuk-workspace")

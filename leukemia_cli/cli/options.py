@@ -14,6 +14,7 @@ import typer
 
 from leukemia_cli.catalog import BACKBONES, SELECTOR_NAMES, VARIANTS, find_backbone, find_variant, unknown
 from leukemia_cli.cli.console import Console
+from leukemia_cli.domain import TILINGS, Remedies, StainNorm
 from leukemia_cli.errors import DataError, UsageError
 
 Parsed = typing.TypeVar("Parsed")
@@ -224,6 +225,24 @@ def check_names(backbone: str, variant: str | None) -> None:
         find_variant(variant)
 
 
+MASK_MARKS = "Paint scale bars, lettering and pointers over in the ground's colour. Our choice, not the paper's."
+STAIN_NORM = "Bring every image's colours to fixed numbers. Our choice, not the paper's."
+RESOLUTION = "Show every image at the scale where a red cell has so many px. Our choice, not the paper's."
+TILES = "See an image as 4 quadrants, or 5 with itself: the mean of their features. Our choice, not the paper's."
+STAIN_JITTER = "Spread of stain strength in augmented views (default 0.1). Our choice."
+
+
+def remedies(*, mask_marks: bool, stain_norm: StainNorm, resolution: float | None, tiles: int) -> Remedies:
+    """Gather the flags that change images; raises UsageError for a value that cannot be."""
+    if tiles not in TILINGS:
+        raise UsageError(f"--tiles {tiles} is none of 1, 4 and 5", "1 is the whole image, 4 its quadrants, 5 both")
+    if resolution is not None and not 1 <= resolution <= 1000:
+        raise UsageError(
+            f"--resolution {resolution:g} is not within 1 to 1000 px", "Try 20: a red cell in the input, in px"
+        )
+    return Remedies(mask_marks=mask_marks, stain_norm=stain_norm, red_cell_px=resolution, tiles=tiles)
+
+
 def folds(text: str | None) -> int | Literal["all"] | None:
     """Read --fold: a number or `all`; raises UsageError."""
     if text is None or text == "all":
@@ -248,8 +267,10 @@ def explicit(ctx: typer.Context, but: Iterable[str]) -> list[str]:
 def need_backbone(ctx: typer.Context, backbone: str | None) -> None:
     """Raise UsageError for flags that describe a backbone where none is named: they would be passed over in silence."""
     if backbone is None:
-        about = {"weights": "--weights", "fit": "--fit", "input_size": "--input-size"}
-        given = [flag for flag in explicit(ctx, ()) if flag in about.values()]
+        about = (
+            "--weights", "--fit", "--input-size", "--mask-marks", "--stain-norm", "--resolution", "--tiles",
+        )  # fmt: skip
+        given = [flag for flag in explicit(ctx, ()) if flag in about]
         if given:
             raise UsageError(
                 f"{', '.join(given)} without --backbone: a run and a set of features keep the backbone they were made with",

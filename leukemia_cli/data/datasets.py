@@ -23,19 +23,22 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from leukemia_cli.catalog import TASKS
 from leukemia_cli.data.grouping import WEAKEST_FIRST, group_images, parse_group_by
 from leukemia_cli.data.layouts import (
     LAYOUTS,
+    FoundImage,
     Layout,
+    Mark,
     Reading,
     Source,
     check_source,
     find_layout,
     read_one_class,
 )
+from leukemia_cli.data.sources import Holds
 from leukemia_cli.data.tasks import (
     check_keys,
     class_of,
@@ -53,6 +56,9 @@ from leukemia_cli.errors import DataError, UsageError
 _KEYS = ("path", "name", "layout", "labels", "label_column", "class", "map", "only", "group_by")
 
 
+Unit = Literal["image", "cell"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceDefaults:
     """What the flags say of every source that does not say it itself."""
@@ -65,7 +71,11 @@ class SourceDefaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An image with its class, before it is opened; `group` is None where none is known."""
+    """An image with its class, before it is opened; `group` is None where none is known.
+
+    `label` is "" where a data set labels cells alone. `marks` are its cells (None: not marked), each with its class, or
+    "" for a body of no class of the task. `holds` says what its layout's images show.
+    """
 
     path: str
     relative: str
@@ -73,6 +83,8 @@ class Candidate:
     label: str
     group: str | None = None
     split: str = ""
+    marks: tuple[Mark, ...] | None = None
+    holds: Holds = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,24 +268,37 @@ def _named_apart(sources: Sequence[Source]) -> list[Source]:
 # ------------------------------------------------------------------------------------------------------ gathering
 
 
-def gather(sources: Sequence[Source], task: Task) -> Gathered:
-    """Read every source and say what each image's class and group are; raises DataError for a label of no class."""
+def gather(sources: Sequence[Source], task: Task, unit: Unit = "image") -> Gathered:
+    """Read every source and say what each image's class and group are; raises DataError for a label of no class.
+
+    `unit` is what is to be classified: images that have no class of their own raise DataError unless it is "cell".
+    """
     candidates: list[Candidate] = []
     known: dict[str, GroupsSource] = {}
+    layouts: dict[str, Layout] = {}
     warnings: list[str] = []
     notes: list[str] = []
     for source in sources:
         layout, reading, why = _read(source, task)
         notes.append(f"{source.path}: {why}")
         notes += reading.notes
+        if layout is not None:
+            layouts[source.name] = layout
+        if unit == "image":
+            _check_images_have_labels(source, layout, reading)
         labels = _labels(source, layout, reading, task, notes)
-        kept = [(image, label) for image, label in zip(reading.images, labels, strict=True) if label is not None]
+        marks = _marks(source, layout, reading.images, task, unit, notes)
+        kept = [
+            (image, label, cells)
+            for image, label, cells in zip(reading.images, labels, marks, strict=True)
+            if label is not None
+        ]
         if not kept:
             raise DataError(
                 f"{source.path} holds no image of a class of task {task.title}",
                 "Name another folder, or another --task or --classes",
             )
-        kept_reading = replace(reading, images=tuple(image for image, _ in kept))
+        kept_reading = replace(reading, images=tuple(image for image, _, _ in kept))
         groups, known[source.name] = group_images(source, kept_reading)
         unknown_count = groups.count(None)
         if 0 < unknown_count < len(groups):
@@ -286,9 +311,12 @@ def gather(sources: Sequence[Source], task: Task) -> Gathered:
                 label=label,
                 group=group,
                 split=image.split,
+                marks=cells,
+                holds="unknown" if layout is None else layout.cells,
             )
-            for (image, label), group in zip(kept, groups, strict=True)
+            for (image, label, cells), group in zip(kept, groups, strict=True)
         )
+    warnings += _cut_from_each_other(layouts)
     weakest = min(known.values(), key=WEAKEST_FIRST.index)
     if len(set(known.values())) > 1:
         told = ", ".join(f"{name}: {GROUPS_TOLD[how]}" for name, how in known.items())
@@ -301,6 +329,17 @@ def gather(sources: Sequence[Source], task: Task) -> Gathered:
         warnings=tuple(warnings),
         notes=tuple(notes),
     )
+
+
+def _cut_from_each_other(layouts: Mapping[str, Layout]) -> list[str]:
+    """Warn of sources whose images were cut from the photographs of another: no naming tells which from which."""
+    return [
+        f"the images of {crops} ({layout.name}) are cut from the photographs of {fields} ({layout.cut_from}), and no name "
+        "tells which from which: the same cells can lie in training and test data. Use one of the two"
+        for crops, layout in layouts.items()
+        for fields, other in layouts.items()
+        if layout.cut_from == other.name
+    ]
 
 
 GROUPS_TOLD: Mapping[GroupsSource, str] = {
@@ -331,21 +370,17 @@ def _read(source: Source, task: Task) -> tuple[Layout | None, Reading, str]:
 
 def _labels(source: Source, layout: Layout | None, reading: Reading, task: Task, notes: list[str]) -> list[str | None]:
     """Give the class of each image, None where it is left out; says in `notes` what is left out and why."""
-    counts = Counter(image.label for image in reading.images)
+    counts = Counter(image.label for image in reading.images if not _labels_cells(image))
     meant: dict[str, str | None] = {}
     strange: list[str] = []
-    wanted = {plain(raw): kind for raw, kind in source.map.items()}
-    for raw in wanted.keys() - {plain(raw) for raw in counts}:
-        notes.append(f"{source.name}: no image has the label {raw!r} of its map")
+    for raw in _unmet(source, reading):
+        notes.append(f"{source.name}: nothing has the label {raw!r} of its map")
     for raw, count in counts.items():
-        label = wanted.get(plain(raw), raw)
-        kind = None if label is None else class_of(task, label)
-        if kind is None and label is not None and layout is not None:
-            kind = class_of(task, layout.meaning.get(raw, ""))
+        label, kind = _meant(source, layout, raw, task)
         meant[raw] = kind if kind in task.classes else None
         if label is None:
             notes.append(f"{source.name}: {counted(count, 'image')} labelled {raw!r} left out by its map")
-        elif is_ignored(task, label):
+        elif _is_ignored(layout, raw, label, task):
             meant[raw] = None
             notes.append(f"{source.name}: {counted(count, 'image')} labelled {raw!r} left out: the task ignores them")
         elif kind is None:
@@ -353,11 +388,82 @@ def _labels(source: Source, layout: Layout | None, reading: Reading, task: Task,
         elif kind not in task.classes:
             notes.append(f"{source.name}: {counted(count, 'image')} labelled {raw!r} ({kind}) left out by --classes")
     if strange:
-        raise _no_class(source, strange, counts, task)
-    return [meant[image.label] for image in reading.images]
+        raise _no_class(source, layout, strange, counts, task)
+    return ["" if _labels_cells(image) else meant[image.label] for image in reading.images]
 
 
-def _no_class(source: Source, strange: Sequence[str], counts: Mapping[str, int], task: Task) -> DataError:
+def _meant(source: Source, layout: Layout | None, raw: str, task: Task) -> tuple[str | None, str | None]:
+    """Give what a source's map makes of a raw label (None: left out) and the class that this means (None: none)."""
+    wanted = {plain(label): kind for label, kind in source.map.items()}
+    label = wanted.get(plain(raw), raw)
+    if label is None:
+        return None, None
+    kind = class_of(task, label)
+    if kind is None and layout is not None:
+        kind = class_of(task, layout.meaning.get(raw, ""))
+    return label, kind
+
+
+def _unmet(source: Source, reading: Reading) -> list[str]:
+    """Give the labels of a source's map that neither an image nor a cell has."""
+    met = {plain(image.label) for image in reading.images}
+    met |= {plain(mark.label) for image in reading.images for mark in image.marks or ()}
+    return sorted({plain(raw) for raw in source.map} - met)
+
+
+def _labels_cells(image: FoundImage) -> bool:
+    """Tell whether a data set says what this image's cells are, and not what the image is."""
+    return not image.label and image.marks is not None
+
+
+def _check_images_have_labels(source: Source, layout: Layout | None, reading: Reading) -> None:
+    bare = sum(map(_labels_cells, reading.images))
+    if bare and layout is not None:
+        raise DataError(
+            f"{source.path} has layout {layout.name}, whose boxes label cells, and no class for "
+            f"{counted(bare, 'image')}",
+            "Use --unit cell with a task file whose aliases name the box labels, or give the images' classes in a CSV "
+            "with --labels",
+        )
+
+
+def _marks(
+    source: Source, layout: Layout | None, images: Sequence[FoundImage], task: Task, unit: Unit, notes: list[str]
+) -> list[tuple[Mark, ...] | None]:
+    """Give each image's marks with the task's classes; says in `notes` which are of none, where cells are classified.
+
+    Raises DataError where cells are all that is labelled, and none of them is of a class.
+    """
+    counts = Counter(mark.label for image in images for mark in image.marks or ())
+    meant = {}
+    for raw in counts:
+        label, kind = _meant(source, layout, raw, task)
+        left_out = label is None or _is_ignored(layout, raw, label, task)
+        meant[raw] = kind if kind in task.classes and not left_out else ""
+    of_none = [f"{counts[raw]:,} {raw!r}" for raw, kind in meant.items() if not kind]
+    if unit == "cell":
+        if any(map(_labels_cells, images)) and not any(meant.values()):
+            raise DataError(
+                f"no cell marked in {source.path} is of a class of task {task.title}: {', '.join(of_none) or 'none'}",
+                "Write a task file whose aliases name the labels of the boxes, and give it with --task FILE.yaml",
+            )
+        if of_none:
+            notes.append(f"{source.name}: cells of no class of the task: {', '.join(of_none)}")
+    return [
+        None if image.marks is None else tuple(replace(mark, label=meant[mark.label]) for mark in image.marks)
+        for image in images
+    ]
+
+
+def _is_ignored(layout: Layout | None, raw: str, label: str, task: Task) -> bool:
+    """Tell whether the task leaves out a label, by what it is mapped to or by what the layout knows that it means."""
+    meaning = "" if layout is None or label != raw else layout.meaning.get(raw, "")
+    return is_ignored(task, label) or bool(meaning and is_ignored(task, meaning))
+
+
+def _no_class(
+    source: Source, layout: Layout | None, strange: Sequence[str], counts: Mapping[str, int], task: Task
+) -> DataError:
     listed = ", ".join(f"{raw!r} ({counted(counts[raw], 'image')})" for raw in strange[:8])
     more = f" and {len(strange) - 8} more" if len(strange) > 8 else ""
     guesses = [f"{near!r} for {raw!r}" for raw in strange[:3] if (near := nearest(task, raw))]
@@ -368,6 +474,13 @@ def _no_class(source: Source, strange: Sequence[str], counts: Mapping[str, int],
     )
     other = f"; or use --task {wider}" if wider else ""
     what = "labels" if len(strange) > 1 else "label"
+    if layout is not None and layout.labels == "cells":
+        told = ", ".join(layout.meaning.get(raw, raw) for raw in strange[:3])
+        return DataError(
+            f"{source.path} has {what} of no class of task {task.title}: {listed}{more}",
+            f"Layout {layout.name} tells kinds of cells, not diseases: write a task file of classes of cells, whose "
+            f"aliases or `ignored` name them ({told}, …), and give it with --task FILE.yaml",
+        )
     return DataError(
         f"{source.path} has {what} of no class of task {task.title}: {listed}{more}",
         f"{guess}Leave images out with `ignored: [{', '.join(strange[:3])}]` in a task file, or give them a class with "
@@ -391,6 +504,10 @@ def _each_once(candidates: Sequence[Candidate], warnings: list[str]) -> list[Can
             raise DataError(
                 f"{candidate.path} is named twice, with {what} {one!r} and {other!r}", "Name each image once"
             )
+        if before.marks is None:
+            kept[candidate.path] = candidate
+        elif candidate.marks not in (None, before.marks):
+            raise DataError(f"{candidate.path} is named twice, with different cells", "Name each image once")
     if repeated:
         warnings.append(f"{counted(repeated, 'image')} named more than once, counted once")
     return sorted(kept.values(), key=lambda candidate: candidate.path)

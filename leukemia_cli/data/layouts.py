@@ -6,83 +6,39 @@ A layout finds images and says what each is called; what that means for a task i
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 from leukemia_cli.catalog import unknown
+from leukemia_cli.data import boxes, published
 from leukemia_cli.data.discovery import FoundFiles, check_folder, find_folders, find_images
+from leukemia_cli.data.sources import (
+    FoundImage,
+    Layout,
+    Mark,
+    Reading,
+    Source,
+    listed,
+    other_formats,
+    relative_path,
+)
 from leukemia_cli.data.tables import Table, read_table
 from leukemia_cli.data.tasks import class_of, is_ignored
 from leukemia_cli.domain import SPLITS, GroupsSource, Task, counted
 from leukemia_cli.errors import DataError, UsageError
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A folder of images and all that was said about it; `path` is absolute, `places` is where files are looked for."""
-
-    path: str
-    name: str
-    layout: str = "auto"
-    labels: str | None = None
-    label_column: str | None = None
-    label: str | None = None
-    """The class of every image, where one was given."""
-    map: Mapping[str, str | None] = field(default_factory=dict)
-    """Raw label → class, or None to leave its images out."""
-    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Column → the values whose rows are kept."""
-    group_by: str = "auto"
-    places: tuple[str, ...] = ()
-
-    def locate(self, file: str) -> str:
-        """Give where a file lies: the first of `places` that has it, or this folder; the first where none has."""
-        tried = [os.path.join(place, file) for place in (*self.places, self.path)]
-        return os.path.abspath(next((path for path in tried if os.path.exists(path)), tried[0]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundImage:
-    """An image that a source names, not yet opened.
-
-    `relative` is its path within the source and `inner` that below its class folder, both with forward slashes; `group`
-    is what the layout itself tells of it.
-    """
-
-    path: str
-    relative: str
-    inner: str
-    label: str
-    group: str | None = None
-    split: str = ""
-    source: str = ""
-    columns: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What a layout found: images, how it knows their groups, and what a person should hear about it."""
-
-    images: tuple[FoundImage, ...]
-    groups_source: GroupsSource
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """One shape of data set; `meaning` gives the class names behind raw labels that no task would know."""
-
-    name: str
-    looks_like: str
-    origin: str
-    recognise: Callable[[Source, Task], str | None]
-    """Say in half a sentence why a source has this layout, or None."""
-    read: Callable[[Source, Task], Reading]
-    meaning: Mapping[str, str] = field(default_factory=dict)
-    published: bool = False
-    """A certain data set, not a general shape; where both are recognised this one is taken."""
-
+__all__ = (
+    "LAYOUTS",
+    "PATH_COLUMNS",
+    "FoundImage",
+    "Layout",
+    "Mark",
+    "Reading",
+    "Source",
+    "check_source",
+    "find_layout",
+    "labels_file",
+    "read_one_class",
+)
 
 # ------------------------------------------------------------------------------------------------------- folders
 
@@ -91,7 +47,7 @@ def _recognise_folders(source: Source, task: Task) -> str | None:
     known = [name for name in find_folders(source.path) if class_of(task, name) and not is_ignored(task, name)]
     if not known:
         return None
-    return f"folder{'s' * (len(known) > 1)} {_listed(known)} named like classes of task {task.name}"
+    return f"folder{'s' * (len(known) > 1)} {listed(known)} named like classes of task {task.name}"
 
 
 def _read_folders(source: Source, task: Task) -> Reading:
@@ -108,7 +64,7 @@ def _read_folders(source: Source, task: Task) -> Reading:
         if not found.images and class_of(task, name) is None:
             continue
         images += _below(source, found, name)
-        notes += _others(os.path.join(source.path, name), found)
+        notes += other_formats(os.path.join(source.path, name), found)
     beside = find_images(source.path, deep=False).images
     if beside:
         notes.append(f"{counted(len(beside), 'image')} in {source.path} itself, in no class folder, left out")
@@ -119,7 +75,7 @@ def _below(source: Source, found: FoundFiles, folder: str) -> list[FoundImage]:
     """Give the images below a class folder; the first folder below it is their group."""
     images = []
     for path in found.images:
-        relative = _relative(path, source.path)
+        relative = relative_path(path, source.path)
         inner = relative[len(folder) + 1 :] if folder else relative
         first, slash, _ = inner.partition("/")
         images.append(
@@ -138,89 +94,7 @@ def read_one_class(source: Source, label: str) -> Reading:
         FoundImage(path=i.path, relative=i.relative, inner=i.inner, label=label, group=i.group)
         for i in _below(source, found, "")
     )
-    return Reading(images=images, groups_source="filename", notes=tuple(_others(source.path, found)))
-
-
-# ------------------------------------------------------------------------------------------------------ ALL-IDB1
-
-_IDB_NAME = re.compile(r"Im\d{3}_([01])\.(?:jpg|jpeg|tif|tiff|png|bmp)", re.IGNORECASE)
-
-
-def _idb_folder(source: Source) -> str:
-    inner = os.path.join(source.path, "im")
-    return inner if os.path.isdir(inner) else source.path
-
-
-def _recognise_idb(source: Source, task: Task) -> str | None:
-    del task
-    folder = _idb_folder(source)
-    names = [os.path.basename(path) for path in find_images(folder, deep=False).images]
-    if not names or not all(_IDB_NAME.fullmatch(name) for name in names):
-        return None
-    return f"all {len(names)} images in {folder} are named ImXXX_0 or ImXXX_1"
-
-
-def _read_idb(source: Source, task: Task) -> Reading:
-    del task
-    folder = _idb_folder(source)
-    found = find_images(folder, deep=False)
-    images, strange = [], []
-    for path in found.images:
-        name = os.path.basename(path)
-        match = _IDB_NAME.fullmatch(name)
-        if match is None:
-            strange.append(name)
-            continue
-        images.append(FoundImage(path=path, relative=_relative(path, source.path), inner=name, label=match[1]))
-    if strange:
-        raise DataError(
-            f"{len(strange)} images in {folder} are not named ImXXX_0 or ImXXX_1: {_listed(strange)}",
-            "Move them elsewhere, or read the folder with another --layout",
-        )
-    return Reading(images=tuple(images), groups_source="none", notes=tuple(_others(folder, found)))
-
-
-# ------------------------------------------------------------------------------------------------------ Taleqani
-
-_TALEQANI = ("Benign", "Early", "Pre", "Pro")
-
-
-def _taleqani_folder(source: Source) -> str:
-    inner = os.path.join(source.path, "Original")
-    return inner if os.path.isdir(inner) else source.path
-
-
-def _recognise_taleqani(source: Source, task: Task) -> str | None:
-    del task
-    folder = _taleqani_folder(source)
-    there = [name for name in _TALEQANI if os.path.isdir(os.path.join(folder, name))]
-    names = [
-        os.path.basename(path) for name in there for path in find_images(os.path.join(folder, name), deep=False).images
-    ]
-    if not names or not all(name.startswith("WBC-") for name in names):
-        return None
-    return f"folders {', '.join(there)} in {folder} hold images named WBC-…"
-
-
-def _read_taleqani(source: Source, task: Task) -> Reading:
-    del task
-    folder = _taleqani_folder(source)
-    notes = []
-    if os.path.isdir(os.path.join(source.path, "Segmented")):
-        notes.append("Segmented is left out: it holds the images of Original with their background masked")
-    images: list[FoundImage] = []
-    for name in find_folders(folder):
-        found = find_images(os.path.join(folder, name), deep=False)
-        if name not in _TALEQANI and found.images:
-            raise DataError(
-                f"folder {name} in {folder} is none of {', '.join(_TALEQANI)}",
-                "Move it elsewhere, or read the data set with --layout folders",
-            )
-        images += (
-            FoundImage(path=path, relative=_relative(path, source.path), inner=os.path.basename(path), label=name)
-            for path in found.images
-        )
-    return Reading(images=tuple(images), groups_source="none", notes=tuple(notes))
+    return Reading(images=images, groups_source="filename", notes=tuple(other_formats(source.path, found)))
 
 
 # ----------------------------------------------------------------------------------------------------------- csv
@@ -336,7 +210,7 @@ def _listed_path(path: str, *folders: str) -> str:
 def _within(path: str, folder: str) -> str:
     absolute = os.path.normpath(os.path.join(folder, path))
     if absolute.startswith(folder.rstrip(os.sep) + os.sep):
-        return _relative(absolute, folder)
+        return relative_path(absolute, folder)
     return absolute.replace(os.sep, "/").lstrip("/")
 
 
@@ -354,21 +228,138 @@ LAYOUTS: Mapping[str, Layout] = {
         ),
         Layout(
             name="all-idb1",
-            looks_like="images named ImXXX_Y.jpg (Y is 1 for ALL, 0 for healthy), in the folder or in im/",
+            looks_like="images named ImXXX_Y.jpg (Y is 1 for ALL, 0 for healthy), in the folder or in im/; xyc/ marks blasts",
             origin="Donida Labati, Piuri, Scotti: ALL-IDB, the acute lymphoblastic leukemia image database, ICIP 2011",
-            recognise=_recognise_idb,
-            read=_read_idb,
+            recognise=published.recognise_all_idb1,
+            read=published.read_all_idb1,
             meaning={"1": "ALL", "0": "HTL"},
+            cells="fields",
+            labels="diseases",
+            published=True,
+        ),
+        Layout(
+            name="all-idb2",
+            looks_like="crops named ImXXX_Y.tif (Y is 1 for a blast, 0 for a cell of a healthy person), in the folder or in img/",
+            origin="Donida Labati, Piuri, Scotti: ALL-IDB, the acute lymphoblastic leukemia image database, ICIP 2011",
+            recognise=published.recognise_all_idb2,
+            read=published.read_all_idb2,
+            meaning={"1": "ALL", "0": "HTL"},
+            cells="crops",
+            labels="diseases",
+            cut_from="all-idb1",
             published=True,
         ),
         Layout(
             name="taleqani",
             looks_like="Original/Benign, Early, Pre and Pro with images named WBC-…; Benign is HTL, the others are ALL",
             origin="Aria et al.: Acute Lymphoblastic Leukemia (ALL) image dataset, 2021",
-            recognise=_recognise_taleqani,
-            read=_read_taleqani,
+            recognise=published.recognise_taleqani,
+            read=published.read_taleqani,
             meaning={"Benign": "HTL", "Early": "ALL", "Pre": "ALL", "Pro": "ALL"},
+            cells="fields",
+            labels="diseases",
             published=True,
+        ),
+        Layout(
+            name="c-nmc",
+            looks_like="cells named UID_SUBJECT_…_all.bmp or …_hem.bmp, in folders or not; the subject is the group",
+            origin="Gupta, Gupta: ALL Challenge dataset of ISBI 2019 (C-NMC 2019), The Cancer Imaging Archive",
+            recognise=published.recognise_cnmc,
+            read=published.read_cnmc,
+            meaning={"all": "ALL", "hem": "HTL"},
+            cells="crops",
+            labels="diseases",
+            published=True,
+        ),
+        Layout(
+            name="aml-lmu",
+            looks_like="folders of abbreviations with cells named BAS_0001.tiff, in the folder or in AML-Cytomorphology/",
+            origin="Matek et al.: AML-Cytomorphology_LMU, The Cancer Imaging Archive 2019",
+            recognise=published.recognise_aml_lmu,
+            read=published.read_aml_lmu,
+            meaning=published.AML_LMU_KINDS,
+            cells="crops",
+            labels="cells",
+            published=True,
+        ),
+        Layout(
+            name="marrow-mll",
+            looks_like="folders of abbreviations with cells named ABE_00001.jpg, in the folder or in BM_cytomorphology_data/",
+            origin="Matek et al.: Bone-Marrow-Cytomorphology_MLL_Helmholtz_Fraunhofer, The Cancer Imaging Archive 2021",
+            recognise=published.recognise_marrow,
+            read=published.read_marrow,
+            meaning=published.MARROW_KINDS,
+            cells="crops",
+            labels="cells",
+            published=True,
+        ),
+        Layout(
+            name="pbc-barcelona",
+            looks_like="folders basophil, eosinophil, erythroblast, ig, … with cells named BA_100102.jpg",
+            origin="Acevedo et al.: dataset of microscopic peripheral blood cell images, Data in Brief 2020",
+            recognise=published.recognise_pbc,
+            read=published.read_pbc,
+            meaning=published.PBC_KINDS,
+            cells="crops",
+            labels="cells",
+            published=True,
+        ),
+        Layout(
+            name="raabin-wbc",
+            looks_like="Train, TestA and TestB, each with the folders Basophil, Eosinophil, Lymphocyte, Monocyte, Neutrophil",
+            origin="Kouzehkanan et al.: Raabin-WBC, double-labelled crops, Scientific Reports 2022",
+            recognise=published.recognise_raabin,
+            read=published.read_raabin,
+            meaning=published.RAABIN_KINDS,
+            cells="crops",
+            labels="cells",
+            published=True,
+        ),
+        Layout(
+            name="lisc",
+            looks_like="Main Dataset with the folders Baso, eosi, lymp, mono, neut of numbered BMP files; mixt is left out",
+            origin="Rezatofighi, Soltanian-Zadeh: LISC, Computerized Medical Imaging and Graphics 2011",
+            recognise=published.recognise_lisc,
+            read=published.read_lisc,
+            meaning=published.LISC_KINDS,
+            cells="fields",
+            labels="cells",
+            published=True,
+        ),
+        Layout(
+            name="chula-rbc-12",
+            looks_like="Dataset with numbered images and Label with their points: x, y and the type of a red cell",
+            origin="Naruenatthanaset et al.: Chula RBC-12, arXiv 2012.01321",
+            recognise=published.recognise_chula,
+            read=published.read_chula,
+            meaning=published.CHULA_KINDS,
+            cells="fields",
+            labels="cells",
+            published=True,
+        ),
+        Layout(
+            name="voc",
+            looks_like="JPEGImages/x.jpg with boxes in Annotations/x.xml, or x.xml beside x.jpg",
+            origin="Everingham et al.: The PASCAL Visual Object Classes Challenge; BCCD is laid out so",
+            recognise=boxes.recognise_voc,
+            read=boxes.read_voc_set,
+            labels="cells",
+        ),
+        Layout(
+            name="coco",
+            looks_like="a JSON file with images, annotations and categories, above the images or in annotations/",
+            origin="Lin et al.: Microsoft COCO, cocodataset.org, data format",
+            recognise=boxes.recognise_coco,
+            read=boxes.read_coco_set,
+            labels="cells",
+        ),
+        Layout(
+            name="yolo",
+            looks_like="images/x.jpg with boxes in labels/x.txt, and class names in data.yaml, classes.txt or obj.names",
+            origin="Ultralytics YOLO format, docs.ultralytics.com; TXL-PBC is laid out so",
+            recognise=boxes.recognise_yolo,
+            read=boxes.read_yolo_set,
+            labels="cells",
         ),
         Layout(
             name="csv",
@@ -409,7 +400,8 @@ def find_layout(source: Source, task: Task) -> tuple[Layout, str]:
 
 
 def _unrecognised(source: Source) -> DataError:
-    known = "; ".join(f"{layout.name}: {layout.looks_like}" for layout in LAYOUTS.values())
+    known = "; ".join(f"{layout.name}: {layout.looks_like}" for layout in LAYOUTS.values() if not layout.published)
+    known += f"; and the data sets {', '.join(layout.name for layout in LAYOUTS.values() if layout.published)}"
     found = find_images(source.path)
     if not found.images:
         others = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in found.others.items())
@@ -425,7 +417,7 @@ def _unrecognised(source: Source) -> DataError:
             f"If one of them is the label, name it with --label-column. Known layouts: {known}",
         )
     folders = find_folders(source.path)
-    inside = f"folders {_listed(folders)}" if folders else f"{len(found.images)} images and no folders"
+    inside = f"folders {listed(folders)}" if folders else f"{len(found.images)} images and no folders"
     return DataError(
         f"the layout of {source.path} is not recognised: it holds {inside}",
         f"Known layouts: {known}. For images of one class write CLASS=FOLDER",
@@ -437,44 +429,3 @@ def check_source(source: Source) -> None:
     check_folder(source.path)
     if source.labels is not None and not os.path.isfile(source.labels):
         raise DataError(f"there is no labels file {source.labels}", "Check the path given with --labels")
-
-
-# -------------------------------------------------------------------------------------------------------- shared
-
-
-def _relative(path: str, folder: str) -> str:
-    return path[len(folder.rstrip(os.sep)) + 1 :].replace(os.sep, "/")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(names[:8]) + more
-
-
-def _others(folder: str, found: FoundFiles) -> list[str]:
-    strange = {suffix: n for suffix, n in found.others.items() if suffix in _OTHER_IMAGES}
-    if not strange:
-        return []
-    counts = ", ".join(f"{n} {suffix}" for suffix, n in strange.items())
-    return [f"left out in {folder}, of formats that are not read: {counts}"]
-
-
-_OTHER_IMAGES = frozenset(
-    {
-        ".heic",
-        ".heif",
-        ".avif",
-        ".svs",
-        ".ndpi",
-        ".mrxs",
-        ".scn",
-        ".czi",
-        ".lif",
-        ".nd2",
-        ".dcm",
-        ".raw",
-        ".cr2",
-        ".nef",
-    }
-    | {".dng", ".psd", ".tga", ".ico", ".jxl", ".exr", ".npy", ".pdf", ".svg"}
-)

@@ -1,5 +1,8 @@
 """The manifest: which images a task has, their classes, groups and parts, as manifest.csv and manifest.json.
 
+A manifest of cells has two tables more: fields.csv, the photographs, and unlabelled.csv, the cells that were found in them
+and that nobody said the class of.
+
 Requirements met here:
 - Rows come back as they were written, whatever bytes are in a file's name.
 - The fingerprint is of the images' bytes, classes, groups, parts and the task: moving the images does not change it,
@@ -14,18 +17,24 @@ import csv
 import hashlib
 import io
 import json
+import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from leukemia_cli import __version__
-from leukemia_cli.domain import SPLITS, GroupsSource, Manifest, Sample, Task, fingerprint
+from leukemia_cli.domain import SPLITS, GroupsSource, Manifest, Sample, Task, Unit, fingerprint
 from leukemia_cli.errors import WorkspaceError
 from leukemia_cli.workspace import Workspace, check_schema, fresh_folder, now, read_json, to_json
 
 SCHEMA_VERSION = 1
 COLUMNS = ("path", "label", "group", "split", "fold", "unit", "source", "sha256", "width", "height")
+CELL_COLUMNS = (*COLUMNS, "field", "x", "y")
+CROPS = "crops"
+"""Folder, beside the tables, of the cells that were cut; their paths are relative to the tables."""
 _TABLE, _FACTS = "manifest.csv", "manifest.json"
+_FIELDS, _UNLABELLED = "fields.csv", "unlabelled.csv"
 _AGAIN = "Make it again with: leuk prepare SOURCE --task binary"
 
 
@@ -37,9 +46,13 @@ def make_manifest(
     folds: int | None,
     groups_source: GroupsSource,
     warnings: Sequence[str] = (),
+    unit: Unit = "image",
+    unlabelled: Iterable[Sample] = (),
+    fields: Iterable[Sample] = (),
+    crops: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Put samples in order of their paths and fingerprint them."""
-    ordered = tuple(sorted(samples, key=lambda sample: sample.path))
+    ordered, others, photographs = (_ordered(rows) for rows in (samples, unlabelled, fields))
     return Manifest(
         task=task,
         samples=ordered,
@@ -47,8 +60,16 @@ def make_manifest(
         folds=folds,
         groups_source=groups_source,
         warnings=tuple(warnings),
-        fingerprint=manifest_fingerprint(task, ordered),
+        fingerprint=manifest_fingerprint(task, (*ordered, *others, *photographs)),
+        unit=unit,
+        unlabelled=others,
+        fields=photographs,
+        crops=crops,
     )
+
+
+def _ordered(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+    return tuple(sorted(samples, key=lambda sample: sample.path))
 
 
 def manifest_fingerprint(task: Task, samples: Iterable[Sample]) -> str:
@@ -62,28 +83,45 @@ def manifest_fingerprint(task: Task, samples: Iterable[Sample]) -> str:
 
 def write_manifest(workspace: Workspace, manifest: Manifest, *, protocol: str, command: Sequence[str] = ()) -> None:
     """Replace the workspace's manifest whole; `protocol` says how parts came about, `command` is the command line."""
-    table = _table(manifest.samples).encode("utf-8", errors="surrogateescape")
+    with fresh_folder(workspace.manifest_folder) as folder:
+        fill_folder(folder, workspace, manifest, protocol=protocol, command=command)
+
+
+def fill_folder(
+    folder: Path, workspace: Workspace, manifest: Manifest, *, protocol: str, command: Sequence[str] = ()
+) -> None:
+    """Write the tables into a folder that is to become the workspace's manifest."""
+    tables = {_TABLE: manifest.samples}
+    if manifest.unit == "cell":
+        tables |= {_FIELDS: manifest.fields, _UNLABELLED: manifest.unlabelled}
+    digests = {}
+    for name, samples in tables.items():
+        table = _table(samples, manifest.unit, str(workspace.manifest_folder))
+        content = table.encode("utf-8", errors="surrogateescape")
+        (folder / name).write_bytes(content)
+        digests[name] = hashlib.sha256(content).hexdigest()
     facts = {
         "schema_version": SCHEMA_VERSION,
         "task": manifest.task.as_json(),
         "seed": manifest.seed,
         "folds": manifest.folds,
         "protocol": protocol,
-        "unit": "image",
-        "images": len(manifest.samples),
-        "groups": len({sample.group for sample in manifest.samples}),
+        "unit": manifest.unit,
+        "images": len(manifest.fields if manifest.unit == "cell" else manifest.samples),
+        "cells": len(manifest.everything) if manifest.unit == "cell" else None,
+        "crops": manifest.crops,
+        "groups": len({sample.group for sample in (*manifest.samples, *manifest.fields)}),
         "groups_source": manifest.groups_source,
         "warnings": list(manifest.warnings),
         "fingerprint": manifest.fingerprint,
-        "manifest_sha256": hashlib.sha256(table).hexdigest(),
+        "manifest_sha256": digests[_TABLE],
+        "tables": digests,
         "created": now(),
         "leuk": __version__,
         "python": platform.python_version(),
         "command": list(command),
     }
-    with fresh_folder(workspace.manifest_folder) as folder:
-        (folder / _TABLE).write_bytes(table)
-        (folder / _FACTS).write_bytes(to_json(facts).encode())
+    (folder / _FACTS).write_bytes(to_json(facts).encode())
 
 
 def read_manifest(workspace: Workspace) -> Manifest:
@@ -96,19 +134,24 @@ def read_manifest(workspace: Workspace) -> Manifest:
         )
     facts = read_json(file, "manifest")
     check_schema(facts, file, SCHEMA_VERSION)
-    table = workspace.manifest_folder / _TABLE
+    digests = facts.get("tables", {_TABLE: facts.get("manifest_sha256")})
+    try:
+        texts = {name: _text(workspace.manifest_folder / name, digest) for name, digest in digests.items()}
+        return _manifest(facts, texts, str(workspace.manifest_folder))
+    except (AttributeError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise WorkspaceError(f"{file} is damaged: {error!r}", _AGAIN) from error
+
+
+def _text(table: Path, digest: object) -> str:
     try:
         content = table.read_bytes()
     except OSError as error:
         raise WorkspaceError(f"cannot read {table}: {error.strerror}", _AGAIN) from error
-    if hashlib.sha256(content).hexdigest() != facts.get("manifest_sha256"):
+    if hashlib.sha256(content).hexdigest() != digest:
         raise WorkspaceError(
             f"{table} is not the file that leuk prepare wrote", f"It was changed by hand or is damaged. {_AGAIN}"
         )
-    try:
-        return _manifest(facts, content.decode("utf-8", errors="surrogateescape"))
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise WorkspaceError(f"{file} is damaged: {error!r}", _AGAIN) from error
+    return content.decode("utf-8", errors="surrogateescape")
 
 
 def count_parts(manifest: Manifest) -> dict[str, dict[str, int]]:
@@ -124,11 +167,15 @@ def count_parts(manifest: Manifest) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _table(samples: Iterable[Sample]) -> str:
-    lines = [",".join(COLUMNS)]
+def _table(samples: Iterable[Sample], unit: Unit, folder: str) -> str:
+    lines = [",".join(COLUMNS if unit == "image" else CELL_COLUMNS)]
+    inside = os.path.join(folder, "")
     for s in samples:
         fold = "" if s.fold is None else str(s.fold)
-        cells = (s.path, s.label, s.group, s.split, fold, s.unit, s.source, s.sha256, str(s.width), str(s.height))
+        cells = [s.path, s.label, s.group, s.split, fold, s.unit, s.source, s.sha256, str(s.width), str(s.height)]
+        if unit == "cell":
+            cells[0] = s.path.removeprefix(inside)  # crops move with their workspace
+            cells += [s.field, "" if s.x is None else f"{s.x:.1f}", "" if s.y is None else f"{s.y:.1f}"]
         lines.append(",".join(map(_cell, cells)))
     return "\n".join(lines) + "\n"
 
@@ -138,33 +185,51 @@ def _cell(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
 
 
-def _manifest(facts: Mapping[str, Any], text: str) -> Manifest:
+def _samples(text: str, unit: Unit, folder: str) -> tuple[Sample, ...]:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    if tuple(next(rows, ())) != COLUMNS:
-        raise ValueError(f"manifest.csv does not have the columns {','.join(COLUMNS)}")
-    samples = tuple(
-        Sample(
-            path=path,
-            label=label,
-            group=group,
-            split=split,
-            fold=int(fold) if fold else None,
-            unit=unit,
-            source=source,
-            sha256=sha256,
-            width=int(width),
-            height=int(height),
+    columns = COLUMNS if unit == "image" else CELL_COLUMNS
+    if tuple(next(rows, ())) != columns:
+        raise ValueError(f"the table does not have the columns {','.join(columns)}")
+    samples = []
+    for path, label, group, split, fold, of, source, sha256, width, height, *where in rows:
+        field, x, y = where or ("", "", "")
+        samples.append(
+            Sample(
+                path=os.path.join(folder, path) if unit == "cell" else path,
+                label=label,
+                group=group,
+                split=split,
+                fold=int(fold) if fold else None,
+                unit=of,
+                source=source,
+                sha256=sha256,
+                width=int(width),
+                height=int(height),
+                field=field,
+                x=float(x) if x else None,
+                y=float(y) if y else None,
+            )
         )
-        for path, label, group, split, fold, unit, source, sha256, width, height in rows
-    )
+    return tuple(samples)
+
+
+def _manifest(facts: Mapping[str, Any], texts: Mapping[str, str], folder: str) -> Manifest:
     if facts["groups_source"] not in get_args(GroupsSource):
         raise ValueError(f"unknown groups_source {facts['groups_source']!r}")
+    unit = facts["unit"]
+    if unit not in get_args(Unit):
+        raise ValueError(f"unknown unit {unit!r}")
+    nothing = ",".join(CELL_COLUMNS) + "\n"
     return Manifest(
         task=Task.from_json(facts["task"]),
-        samples=samples,
+        samples=_samples(texts[_TABLE], unit, folder),
         seed=int(facts["seed"]),
         folds=None if facts["folds"] is None else int(facts["folds"]),
         groups_source=facts["groups_source"],
         warnings=tuple(facts["warnings"]),
         fingerprint=str(facts["fingerprint"]),
+        unit=unit,
+        unlabelled=_samples(texts.get(_UNLABELLED, nothing), "cell", folder),
+        fields=_samples(texts.get(_FIELDS, nothing), "cell", folder),
+        crops=facts.get("crops"),
     )

@@ -106,12 +106,13 @@ def trace(predictions: Predictions, *, resamples: int = 2000, level: float = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbstentionFigures:
-    """What abstaining comes to: images answered, novel and uncertain (novel goes first), and the accuracy of answers.
+    """What abstaining comes to: images answered, and why not; of several reasons the first counts: few, novel, uncertain.
 
     `accuracy_at_80` is that of the 80 % most confident images, whatever the thresholds.
     """
 
     answered: int
+    few_cells: int
     novel: int
     uncertain: int
     coverage: Estimate
@@ -124,17 +125,20 @@ def judge_abstention(
     *,
     novel: Marks,
     uncertain: Marks,
+    few: Marks | None = None,
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
 ) -> AbstentionFigures:
-    """Count what was answered, given which images (N,) were told novel and which uncertain."""
-    answered = ~(novel | uncertain)
+    """Count what was answered, given which images (N,) were novel, which uncertain, and which had too few cells."""
+    few = np.zeros(predictions.image_count, dtype=bool) if few is None else few
+    answered = ~(novel | uncertain | few)
     right = predictions.predicted == predictions.labels
     return AbstentionFigures(
         answered=int(answered.sum()),
-        novel=int(novel.sum()),
-        uncertain=int((uncertain & ~novel).sum()),
+        few_cells=int(few.sum()),
+        novel=int((novel & ~few).sum()),
+        uncertain=int((uncertain & ~novel & ~few).sum()),
         coverage=share_estimate(predictions, answered, resamples=resamples, level=level, seed=seed),
         accuracy_answered=share_estimate(
             predictions, right, among=answered, resamples=resamples, level=level, seed=seed

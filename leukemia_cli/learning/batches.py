@@ -1,5 +1,6 @@
 """From image files to the network's input: the plain view of every command and the augmented view of training, side by side.
 
+A view of T tiles is one array (T·S, S, 3): they lie below each other, and `run_backbone` takes them apart again.
 Decoding runs in threads (Pillow releases the interpreter lock); what a view looks like depends only on its image and its
 seed, never on threads, order or batch.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from leukemia_cli.domain import Preprocessing, Sample
 from leukemia_cli.errors import DataError
-from leukemia_cli.vision.decode import decode, fit_pixels
+from leukemia_cli.vision.decode import decode
+from leukemia_cli.vision.remedies import Remedied, cut, remedied
 
 Pixels = NDArray[np.uint8]
 Work = TypeVar("Work")
@@ -53,14 +55,20 @@ _STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570,
 _UNSTAIN = np.linalg.inv(_STAINS).astype(np.float32)
 
 
-def plain_view(pixels: Pixels, spec: Preprocessing) -> Pixels:
-    """Resize (H, W, 3) to (S, S, 3): what evaluation, classification and the first training view see."""
-    return fit_pixels(pixels, spec.input_size_px, spec.interpolation, spec.fit)
+def plain_view(pixels: Pixels | Remedied, spec: Preprocessing) -> Pixels:
+    """Make (T·S, S, 3) of an image (H, W, 3): what evaluation, classification and the first training view see."""
+    return _stacked(cut(_ready(pixels, spec), spec))
 
 
-def augmented_view(pixels: Pixels, spec: Preprocessing, augmentation: Augmentation, rng: np.random.Generator) -> Pixels:
-    """Turn, flip, crop a little, shift stain and light, sometimes blur; (H, W, 3) to (S, S, 3)."""
-    height, width = pixels.shape[:2]
+def augmented_view(
+    pixels: Pixels | Remedied, spec: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
+) -> Pixels:
+    """Turn, flip, crop a little, shift stain and light, sometimes blur; (H, W, 3) to (T·S, S, 3).
+
+    All tiles of an image are turned, shifted and blurred alike.
+    """
+    image = _ready(pixels, spec)
+    height, width = image.pixels.shape[:2]
     share = rng.uniform(augmentation.least_side, 1.0)
     left, top = rng.uniform(0, 1 - share, 2)
     turn, flip = int(rng.integers(4)), bool(rng.integers(2))
@@ -68,18 +76,31 @@ def augmented_view(pixels: Pixels, spec: Preprocessing, augmentation: Augmentati
     light = rng.normal(1.0, augmentation.light, 3).clip(0.8, 1.2)
     blur = rng.uniform(0, augmentation.blur_px) if rng.uniform() < augmentation.blur_chance else 0.0
     box = (left * width, top * height, min((left + share) * width, width), min((top + share) * height, height))
-    view = fit_pixels(pixels, spec.input_size_px, spec.interpolation, spec.fit, box=box)
-    if augmentation.quarter_turns:
-        view = np.rot90(view, turn)
-    if augmentation.flips and flip:
-        view = view[:, ::-1]
-    if augmentation.stain or augmentation.light:
-        density = -np.log((view.astype(np.float32) + 1.0) / 256.0)
-        mixed = density @ ((_UNSTAIN * stain.astype(np.float32)) @ _STAINS)
-        view = (256.0 * np.exp(-mixed) * light.astype(np.float32) - 1.0).clip(0, 255).round().astype(np.uint8)
-    if blur > 0.2:
-        view = np.asarray(Image.fromarray(np.ascontiguousarray(view)).filter(ImageFilter.GaussianBlur(blur)))
-    return np.ascontiguousarray(view)
+    if image.scale is not None:
+        image = replace(image, scale=image.scale / share)
+    tiles = []
+    for tile in cut(image, spec, box):
+        view = tile
+        if augmentation.quarter_turns:
+            view = np.rot90(view, turn)
+        if augmentation.flips and flip:
+            view = view[:, ::-1]
+        if augmentation.stain or augmentation.light:
+            density = -np.log((view.astype(np.float32) + 1.0) / 256.0)
+            mixed = density @ ((_UNSTAIN * stain.astype(np.float32)) @ _STAINS)
+            view = (256.0 * np.exp(-mixed) * light.astype(np.float32) - 1.0).clip(0, 255).round().astype(np.uint8)
+        if blur > 0.2:
+            view = np.asarray(Image.fromarray(np.ascontiguousarray(view)).filter(ImageFilter.GaussianBlur(blur)))
+        tiles.append(view)
+    return np.ascontiguousarray(_stacked(tiles))
+
+
+def _ready(pixels: Pixels | Remedied, spec: Preprocessing) -> Remedied:
+    return remedied(pixels, spec.remedies) if isinstance(pixels, np.ndarray) else pixels
+
+
+def _stacked(tiles: Sequence[Pixels]) -> Pixels:
+    return tiles[0] if len(tiles) == 1 else np.concatenate(tiles)
 
 
 def view_rng(seed: int, sha256: str, view: int) -> np.random.Generator:
@@ -88,15 +109,16 @@ def view_rng(seed: int, sha256: str, view: int) -> np.random.Generator:
 
 
 def to_input(views: Tensor, spec: Preprocessing, device: torch.device) -> Tensor:
-    """Normalise uint8 (B, S, S, 3) on the device to float32 (B, 3, S, S), channels last in memory."""
+    """Normalise uint8 (B, T·S, S, 3) on the device to float32 (B·T, 3, S, S), channels last in memory."""
     mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1) * 255.0
     std = torch.tensor(spec.std, device=device).view(1, 3, 1, 1) * 255.0
-    moved = views.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    size = spec.input_size_px
+    moved = views.to(device, non_blocking=True).reshape(-1, size, size, 3).permute(0, 3, 1, 2)
     return ((moved.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def stack(views: Sequence[Pixels], device: torch.device) -> Tensor:
-    """Stack views to uint8 (B, S, S, 3), pinned where the device is CUDA."""
+    """Stack views to uint8 (B, T·S, S, 3), pinned where the device is CUDA."""
     batch = torch.from_numpy(np.stack(views))
     return batch.pin_memory() if device.type == "cuda" else batch
 

@@ -23,17 +23,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from leukemia_cli.domain import HeadChoice, Preprocessing, Task
+from leukemia_cli.domain import HeadChoice, Preprocessing, Task, Unit
 from leukemia_cli.errors import WorkspaceError
 from leukemia_cli.judging.calibration import softmax
 from leukemia_cli.learning.batches import Pixels
-from leukemia_cli.learning.doubt import Doubt, Thresholds
+from leukemia_cli.learning.doubt import Doubt, Limits, Thresholds
 from leukemia_cli.learning.features import Features, run_backbone, state_digest
 from leukemia_cli.learning.fitting import Scores
 from leukemia_cli.learning.machine import Machine, place
 from leukemia_cli.learning.network import Head, prefixed, unprefixed
+from leukemia_cli.learning.reading import Reading
 from leukemia_cli.learning.svm import Svm
 from leukemia_cli.learning.weights import BackboneSpec, rebuild_backbone
+from leukemia_cli.vision.cutting import Cutting
 from leukemia_cli.workspace import RunFolder, write_bytes
 
 MODEL_FILE, HEAD_FILE, DOUBT_FILE = "model.safetensors", "head.safetensors", "doubt.safetensors"
@@ -51,6 +53,13 @@ class Member:
     backbone: nn.Module | None
     doubt: Doubt | None = None
     """When it abstains; None where no images were left to fit that on."""
+    reading: Reading | None = None
+    """How it reads photographs by their cells; None where the run is not on cells."""
+
+    @property
+    def limits(self) -> Limits | None:
+        """Give its thresholds for single images, or cells."""
+        return None if self.doubt is None else self.doubt.limits
 
     def scores(self, features: Features) -> Scores:
         """Give uncalibrated scores (N, C) of feature vectors (N, D)."""
@@ -69,6 +78,7 @@ class Member:
             "own_backbone": self.backbone is not None,
             "within": self.head.within,
             "doubt": None if self.doubt is None else self.doubt.as_json(),
+            "reading": None if self.reading is None else self.reading.as_json(),
         }
         if isinstance(self.head, Svm):
             return {**shared, "kind": "svm", "kernel": self.head.kernel, "gamma": self.head.gamma}
@@ -122,9 +132,16 @@ class Classifier:
     backbone: nn.Module | None
     members: tuple[Member, ...]
     machine: Machine
+    unit: Unit = "image"
+    cutting: Cutting | None = None
+    """Of a run on cells: how they are found and cut."""
 
     def look(self, views: Sequence[Pixels]) -> Seen:
         """Give what all members together make of n plain views."""
+        return seen_by(self.members, self.features(views))
+
+    def features(self, views: Sequence[Pixels]) -> list[Features]:
+        """Give each member's feature vectors (n, D) of n plain views."""
         shared = None if self.backbone is None else run_backbone(self.backbone, views, self.preprocessing, self.machine)
         features = []
         for member in self.members:
@@ -134,7 +151,7 @@ class Classifier:
             if rows is None:
                 raise ValueError("a member without a backbone in a run without a shared one")
             features.append(rows)
-        return seen_by(self.members, features)
+        return features
 
     def probabilities(self, views: Sequence[Pixels]) -> Scores:
         """Give probabilities (n, C) of n plain views: the mean over the members."""
@@ -143,7 +160,7 @@ class Classifier:
     @property
     def thresholds(self) -> Thresholds | None:
         """Give what new images are held against; None where the run cannot tell doubt."""
-        return Thresholds.of([member.doubt for member in self.members])
+        return Thresholds.of([member.limits for member in self.members])
 
     def member_of(self, fold: int) -> Member:
         """Give the member that did not see `fold`; raises WorkspaceError where there is none."""
@@ -207,6 +224,7 @@ def load_classifier(run: RunFolder, machine: Machine) -> Classifier:
         preprocessing = Preprocessing.from_json(facts["preprocessing"])
         spec = BackboneSpec(**facts["backbone_spec"])
         stored = facts["members"]
+        cutting = None if facts.get("crops") is None else Cutting.from_json(facts["crops"])
         shared_file = None if any(m["own_backbone"] for m in stored) else MODEL_FILE
         shared = None if shared_file is None else _backbone(spec, files[shared_file], machine)
         members = []
@@ -228,6 +246,7 @@ def load_classifier(run: RunFolder, machine: Machine) -> Classifier:
                     calibrated_on=facts_of_member["calibrated_on"],
                     backbone=own,
                     doubt=restore_doubt(facts_of_member.get("doubt"), files, i),
+                    reading=restore_reading(facts_of_member.get("reading")),
                 )
             )
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -242,6 +261,8 @@ def load_classifier(run: RunFolder, machine: Machine) -> Classifier:
         backbone=shared,
         members=tuple(members),
         machine=machine,
+        unit=facts.get("unit", "image"),
+        cutting=cutting,
     )
 
 
@@ -250,6 +271,11 @@ def restore_doubt(
 ) -> Doubt | None:
     """Build a stored member's doubt again; raises KeyError, TypeError or ValueError where it does not fit its facts."""
     return None if facts is None else Doubt.restored(facts, unprefixed(f"{member}.", files[DOUBT_FILE]))
+
+
+def restore_reading(facts: Mapping[str, Any] | None) -> Reading | None:
+    """Build a stored member's reading again; raises KeyError, TypeError or ValueError where its facts are damaged."""
+    return None if facts is None else Reading.from_json(facts)
 
 
 def _read(path: Path, digest: str) -> dict[str, Tensor]:

@@ -35,18 +35,21 @@ class DoubtSettings:
     """Share of wrong answers, among those given, that is aimed at."""
     alpha: float = 0.1
     """Share of label sets that may lack the true class."""
+    least_cells: int = 3
+    """A photograph with fewer white cells gets no answer, in a run on cells."""
 
     def __post_init__(self) -> None:
         for flag, value in (("--false-alarm", self.false_alarm), ("--risk", self.risk), ("--alpha", self.alpha)):
             if not 0 < value < 0.5:
                 raise UsageError(f"{flag} {value} is not above 0 and below 0.5", "It is a rate of errors: try 0.05")
+        if self.least_cells < 1:
+            raise UsageError(f"--least-cells {self.least_cells} is too few", "A finding needs at least one cell")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Doubt:
-    """The thresholds of one member, and the description of its training images that novelty is measured from."""
+class Limits:
+    """The thresholds of one member for what it judges: images, cells, or photographs by their cells."""
 
-    novelty: Novelty
     novelty_threshold: float
     false_alarm: float
     confidence: LeastConfidence
@@ -54,15 +57,37 @@ class Doubt:
     fitted_on: str
 
     def as_json(self) -> dict[str, Any]:
-        """Give what is stored beside the arrays."""
+        """Give every field as JSON types."""
         return {
-            "novelty": self.novelty.as_json(),
             "novelty_threshold": self.novelty_threshold,
             "false_alarm": self.false_alarm,
             "confidence": self.confidence.as_json(),
             "label_sets": self.label_sets.as_json(),
             "fitted_on": self.fitted_on,
         }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Limits:
+        """Undo `as_json`; raises KeyError, TypeError or ValueError for anything else."""
+        return cls(
+            novelty_threshold=float(stored["novelty_threshold"]),
+            false_alarm=float(stored["false_alarm"]),
+            confidence=LeastConfidence.from_json(stored["confidence"]),
+            label_sets=LabelSets.from_json(stored["label_sets"]),
+            fitted_on=str(stored["fitted_on"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """The thresholds of one member, and the description of its training images that novelty is measured from."""
+
+    novelty: Novelty
+    limits: Limits
+
+    def as_json(self) -> dict[str, Any]:
+        """Give what is stored beside the arrays."""
+        return {"novelty": self.novelty.as_json(), **self.limits.as_json()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Give the arrays by name."""
@@ -71,14 +96,8 @@ class Doubt:
     @classmethod
     def restored(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Doubt:
         """Undo `as_json` and `tensors`; raises KeyError, TypeError or ValueError for anything else."""
-        return cls(
-            novelty=Novelty.restored(facts["novelty"], {k: v.numpy() for k, v in tensors.items()}),
-            novelty_threshold=float(facts["novelty_threshold"]),
-            false_alarm=float(facts["false_alarm"]),
-            confidence=LeastConfidence.from_json(facts["confidence"]),
-            label_sets=LabelSets.from_json(facts["label_sets"]),
-            fitted_on=str(facts["fitted_on"]),
-        )
+        novelty = Novelty.restored(facts["novelty"], {k: v.numpy() for k, v in tensors.items()})
+        return cls(novelty=novelty, limits=Limits.from_json(facts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +111,10 @@ class Calibration:
     named: str
 
 
-def fit_doubt(novelty: Novelty, calibration: Calibration, settings: DoubtSettings) -> Doubt:
+def fit_limits(calibration: Calibration, settings: DoubtSettings) -> Limits:
     """Fit every threshold on calibration images."""
     c = calibration
-    return Doubt(
-        novelty=novelty,
+    return Limits(
         novelty_threshold=novelty_threshold(c.novelty, c.groups, settings.false_alarm),
         false_alarm=settings.false_alarm,
         confidence=least_confidence(c.probabilities, c.labels, c.groups, risk=settings.risk),
@@ -114,17 +132,17 @@ class Thresholds:
     label_sets: LabelSets
 
     @classmethod
-    def of(cls, doubts: Sequence[Doubt | None]) -> Thresholds | None:
+    def of(cls, limits: Sequence[Limits | None]) -> Thresholds | None:
         """Give those of several members together; None where one has none, because nothing was left to fit it on."""
-        known = [doubt for doubt in doubts if doubt is not None]
-        if not known or len(known) < len(doubts):
+        known = [each for each in limits if each is not None]
+        if not known or len(known) < len(limits):
             return None
-        sets = [doubt.label_sets for doubt in known]
+        sets = [each.label_sets for each in known]
         refused = [each for each in sets if each.threshold is None]
         widest = refused[0] if refused else max(sets, key=lambda each: each.threshold or 0.0)
         return cls(
-            novelty=float(np.mean([doubt.novelty_threshold for doubt in known])),
-            confidence=float(np.mean([doubt.confidence.threshold for doubt in known])),
+            novelty=float(np.mean([each.novelty_threshold for each in known])),
+            confidence=float(np.mean([each.confidence.threshold for each in known])),
             label_sets=widest,
         )
 

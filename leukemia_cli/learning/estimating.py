@@ -19,6 +19,7 @@ from leukemia_cli.learning.fitting import FittingSet
 from leukemia_cli.learning.selection import one_core_each
 from leukemia_cli.learning.svm import Kernels
 from leukemia_cli.learning.training import FEATURE_BATCH, INNER_FOLDS, Recipe, TrainPlan
+from leukemia_cli.vision.remedies import remedied
 
 MOST_ROWS = 400
 """Images that a timed fit sees; what more take is reckoned from it."""
@@ -81,7 +82,8 @@ def _forward_s(table: Table) -> float:
     """Time a view through the backbone, the second batch counting."""
     spec = table.loaded.preprocessing
     random = np.random.default_rng(0)
-    batch = random.integers(0, 256, (FEATURE_BATCH, spec.input_size_px, spec.input_size_px, 3), dtype=np.uint8)
+    shape = (FEATURE_BATCH, spec.remedies.tiles * spec.input_size_px, spec.input_size_px, 3)
+    batch = random.integers(0, 256, shape, dtype=np.uint8)
     views = list(batch)
     run_backbone(table.loaded.module, views, spec, table.machine)
     return _timed(lambda: run_backbone(table.loaded.module, views, spec, table.machine)) / len(views)
@@ -93,11 +95,11 @@ def _read_s(table: Table, plan: TrainPlan) -> float:
 
     def read() -> None:
         for sample in table.manifest.samples[:IMAGES_READ]:
-            pixels = read_sample(sample, plan.max_megapixels)
-            plain_view(pixels, spec)
+            image = remedied(read_sample(sample, plan.max_megapixels), spec.remedies)
+            plain_view(image, spec)
             for view in range(1, plan.views):
                 if augmentation is not None:
-                    augmented_view(pixels, spec, augmentation, view_rng(0, sample.sha256 or "0" * 16, view))
+                    augmented_view(image, spec, augmentation, view_rng(0, sample.sha256 or "0" * 16, view))
 
     return _timed(read) / (min(IMAGES_READ, len(table.manifest.samples)) * max(1, plan.views))
 

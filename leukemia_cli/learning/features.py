@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from leukemia_cli.domain import Preprocessing, Sample, Track, fingerprint, silent
+from leukemia_cli.domain import Note, Preprocessing, Sample, Track, counted, fingerprint, silent, unheard
 from leukemia_cli.errors import MachineError, WorkspaceError
 from leukemia_cli.learning.batches import (
     Augmentation,
@@ -32,6 +32,7 @@ from leukemia_cli.learning.batches import (
     view_rng,
 )
 from leukemia_cli.learning.machine import Machine, memory_errors, place
+from leukemia_cli.vision.remedies import remedied
 from leukemia_cli.workspace import write_bytes
 
 Features = NDArray[np.float32]
@@ -76,11 +77,14 @@ class FeatureCache:
     def __init__(self, root: Path, digest: str, preprocessing: Preprocessing) -> None:
         self.folder = root / fingerprint([digest, preprocessing.as_json()])
         self._places: dict[tuple[str, str], tuple[Path, int]] = {}
+        self.unmeasured: set[str] = set()
+        """Hashes of images without a ruler, which were seen whole where a scale was asked for."""
         for part in sorted(self.folder.glob("part-*.safetensors")) if self.folder.is_dir() else ():
             try:
                 with safe_open(part, framework="numpy") as file:
                     facts = file.metadata()
                 rows, _ = json.loads(facts["rows"]), facts["sha256"]
+                self.unmeasured.update(json.loads(facts.get("unmeasured", "[]")))
             except (SafetensorError, OSError, KeyError, TypeError, ValueError):
                 continue
             for row, (sha256, view) in enumerate(rows):
@@ -89,9 +93,12 @@ class FeatureCache:
     def __contains__(self, key: tuple[str, str]) -> bool:
         return key in self._places
 
-    def add(self, keys: Sequence[tuple[str, str]], rows: Features) -> None:
-        """Keep `rows` (n, D) under `keys`."""
+    def add(self, keys: Sequence[tuple[str, str]], rows: Features, unmeasured: Sequence[str] = ()) -> None:
+        """Keep `rows` (n, D) under `keys`, and which of their images were `unmeasured`."""
         facts = {"rows": json.dumps(list(keys)), "sha256": hashlib.sha256(rows.tobytes()).hexdigest()}
+        if unmeasured:
+            facts["unmeasured"] = json.dumps(sorted(unmeasured))
+            self.unmeasured.update(unmeasured)
         content = save({"rows": torch.from_numpy(rows)}, metadata=facts)
         part = self.folder / f"part-{secrets.token_hex(8)}.safetensors"
         write_bytes(part, content)
@@ -126,15 +133,20 @@ class FeatureCache:
 
 
 def run_backbone(backbone: nn.Module, views: Sequence[Pixels], spec: Preprocessing, machine: Machine) -> Features:
-    """Give the feature vectors (n, D) of n views.
+    """Give the feature vectors (n, D) of n views; that of a view of several tiles is the mean of theirs.
 
-    A lone view goes through beside a copy of itself: some convolutions sum a batch of one in another order, and an
-    image's features must not depend on its neighbours.
+    A lone tile goes through beside a copy of itself: some convolutions sum a batch of one in another order, and an
+    image's features must not depend on its neighbours. No more tiles than views, or than one view has, go through at once.
     """
-    padded = views if len(views) > 1 else [views[0], views[0]]
+    tiles = spec.remedies.tiles
+    padded = views if len(views) > 1 or tiles > 1 else [views[0], views[0]]
     with torch.inference_mode():
-        out = backbone(to_input(stack(padded, machine.device), spec, machine.device))
-    rows: Features = out[: len(views)].float().cpu().numpy()
+        inputs = to_input(stack(padded, machine.device), spec, machine.device)
+        most = max(len(padded), tiles)
+        out = torch.cat([backbone(inputs[at : at + most]) for at in range(0, len(inputs), most)]).float().cpu()
+        if tiles > 1:
+            out = out.reshape(len(views), tiles, -1).mean(dim=1)
+    rows: Features = out[: len(views)].numpy()
     return rows
 
 
@@ -161,22 +173,23 @@ def extract(
         if any((sample.sha256, key) not in cache for key in keys):
             missing.setdefault(sample.sha256, sample)
 
-    def view(sample: Sample) -> tuple[list[tuple[str, str]], list[Pixels]]:
-        pixels = read_sample(sample, max_megapixels)
+    def view(sample: Sample) -> tuple[list[tuple[str, str]], list[Pixels], list[str]]:
+        image = remedied(read_sample(sample, max_megapixels), spec.remedies)
         wanted = [(i, k) for i, k in enumerate(keys) if (sample.sha256, k) not in cache]
         made = [
-            plain_view(pixels, spec)
+            plain_view(image, spec)
             if i == 0 or views.augmentation is None
-            else augmented_view(pixels, spec, views.augmentation, view_rng(views.seed, sample.sha256, i))
+            else augmented_view(image, spec, views.augmentation, view_rng(views.seed, sample.sha256, i))
             for i, _ in wanted
         ]
-        return [(sample.sha256, k) for _, k in wanted], made
+        unmeasured = [sample.sha256] if spec.remedies.red_cell_px is not None and image.scale is None else []
+        return [(sample.sha256, k) for _, k in wanted], made, unmeasured
 
     todo: Iterable[Sample] = track(missing.values(), total=len(missing), label="features")
     ahead = max(2, 2 * machine.workers)
     for part in batched(in_threads(view, todo, machine.workers, ahead), IMAGES_PER_PART):
-        names = [name for sample_names, _ in part for name in sample_names]
-        made = [pixels for _, sample_views in part for pixels in sample_views]
+        names = [name for sample_names, _, _ in part for name in sample_names]
+        made = [pixels for _, sample_views, _ in part for pixels in sample_views]
         with memory_errors(batch_size):
             rows = np.concatenate([run_backbone(backbone, batch, spec, machine) for batch in batched(made, batch_size)])
         if not np.isfinite(rows).all():
@@ -184,9 +197,14 @@ def extract(
                 "the backbone gave features that are not finite",
                 "Check the weights, or try another device or precision",
             )
-        cache.add(names, rows)
+        cache.add(names, rows, [digest for _, _, unmeasured in part for digest in unmeasured])
     gathered = cache.gather([(sample.sha256, key) for sample in samples for key in keys])
     return gathered.reshape(len(samples), len(keys), -1)
+
+
+def seen_whole(count: int) -> str:
+    """Say that images had no ruler."""
+    return f"warning: {counted(count, 'image')} without red cells to measure: seen whole, not at --resolution"
 
 
 class Rows(Protocol):
@@ -215,10 +233,12 @@ class FrozenRows:
         batch_size: int,
         max_megapixels: float,
         track: Track = silent,
+        note: Note = unheard,
     ) -> None:
         self._samples, self._backbone, self._spec = samples, backbone, preprocessing
         self._machine, self._batch_size, self._max_megapixels = machine, batch_size, max_megapixels
-        self._track = track
+        self._track, self._note = track, note
+        self._told: set[str] = set()
         place(backbone, machine)
         backbone.eval()
         self._cache = FeatureCache(cache_root, state_digest(backbone.state_dict()), preprocessing)
@@ -241,6 +261,10 @@ class FrozenRows:
                 track=self._track,
             )
             held.update(zip(missing, rows, strict=True))
+            whole = {self._samples[at].sha256 for at in missing} & self._cache.unmeasured - self._told
+            if whole:
+                self._told |= whole
+                self._note(seen_whole(len(whole)))
         return np.stack([held[at] for at in places])
 
     def missing(self, views: Views) -> int:

@@ -46,10 +46,17 @@ def heatmap(classifier: Classifier, views: Sequence[Pixels], targets: Sequence[i
     `targets` holds a class index for each of the n plain views (S, S, 3); None: the called class. A map is all 0 where
     nothing speaks for the class. Maps of members are added with their signs before what is negative is cut.
     Eight turns of one view run at a time, whatever n is.
-    Raises UsageError for a backbone without a feature map (vision transformers) or with one of a single place,
-    ValueError for targets that do not fit. Source: Draelos and Carin 2020, arXiv 2011.08891, eq. 5.
+    Raises UsageError for a backbone without a feature map (vision transformers) or with one of a single place, and for a
+    run whose views do not show the image whole; ValueError for targets that do not fit.
+    Source: Draelos and Carin 2020, arXiv 2011.08891, eq. 5.
     """
-    size = classifier.preprocessing.input_size_px
+    size, remedies = classifier.preprocessing.input_size_px, classifier.preprocessing.remedies
+    if remedies.tiles > 1 or remedies.red_cell_px is not None:
+        flag = f"--tiles {remedies.tiles}" if remedies.tiles > 1 else "--resolution"
+        raise UsageError(
+            f"run {classifier.run} was trained with {flag}: no view shows the image whole, so there is no map of it",
+            "Leave heat-maps out, or train without that flag",
+        )
     if not views:
         return np.zeros((0, size, size), dtype=np.float32)
     called = _called(classifier, views) if targets is None else [int(target) for target in targets]

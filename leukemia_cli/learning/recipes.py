@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from leukemia_cli.catalog import GRIDS, Wanted, candidates, find_variant, unknown
-from leukemia_cli.domain import Fit, Tune
+from leukemia_cli.domain import NO_REMEDIES, Fit, Remedies, Tune
 from leukemia_cli.errors import UsageError
 from leukemia_cli.learning.batches import Augmentation
 from leukemia_cli.learning.doubt import DoubtSettings
 from leukemia_cli.learning.fitting import FitSettings
 from leukemia_cli.learning.machine import Machine, Precision, choose_precision
 from leukemia_cli.learning.training import Recipe, TrainPlan
+from leukemia_cli.learning.weights import LoadedBackbone
+from leukemia_cli.vision.remedies import targeted
 
 HEAD_FIT = FitSettings()
 FINE_TUNE_FIT = FitSettings(epochs=15, batch_size=16, lr=1e-4, warmup_epochs=1.0, patience=5)
@@ -50,11 +52,14 @@ class TrainSettings:
     precision: Precision = "auto"
     fit: Fit = "squash"
     input_size_px: int | None = None
+    remedies: Remedies = NO_REMEDIES
+    stain_jitter: float | None = None
     max_megapixels: float = 200.0
     checkpoint_every_s: float = 300.0
     false_alarm: float = 0.05
     risk: float = 0.05
     alpha: float = 0.1
+    least_cells: int = 3
     device: str = "auto"
     workers: int | None = None
     seed: int = 0
@@ -62,12 +67,13 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.grid not in GRIDS:
             raise unknown("grid", self.grid, GRIDS)
-        DoubtSettings(false_alarm=self.false_alarm, risk=self.risk, alpha=self.alpha)
+        DoubtSettings(false_alarm=self.false_alarm, risk=self.risk, alpha=self.alpha, least_cells=self.least_cells)
         for flag, number in (
             ("--weight-decay", self.weight_decay),
             ("--warmup-epochs", self.warmup_epochs),
             ("--clip-norm", self.clip_norm),
             ("--checkpoint-every", self.checkpoint_every_s),
+            ("--stain-jitter", self.stain_jitter),
             ("--max-megapixels", self.max_megapixels),
         ):
             if number is not None and not (math.isfinite(number) and number >= 0):
@@ -91,11 +97,29 @@ class TrainSettings:
             raise UsageError(
                 f"{flag} means nothing to --tune head", "Leave it out, or fine-tune with --tune last-stage or all"
             )
+        if self.tune != "head" and self.remedies.tiles > 1:
+            raise UsageError(
+                f"--tiles {self.remedies.tiles} does not go with --tune {self.tune}",
+                "Tiles are averaged as features of a frozen backbone: use --tune head, or leave --tiles out",
+            )
+        if self.stain_jitter is not None and not (self.augment and (self.views > 1 or self.tune != "head")):
+            flag = "--views 1" if self.augment else "--no-augment"
+            raise UsageError(f"--stain-jitter means nothing with {flag}", "Leave one of them out")
         for rate in self.dropout_rates or ():
             if not 0 <= rate < 1:
                 raise UsageError(f"dropout rate {rate} is not in [0, 1)", "Write rates as in --dropout-rates 0.2,0.5")
         if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
             raise UsageError(f"--label-smoothing {self.label_smoothing} is not in [0, 1)", "Try 0.05")
+
+
+def with_remedies(loaded: LoadedBackbone, remedies: Remedies) -> LoadedBackbone:
+    """Give the same backbone with remedies in its preprocessing, from where every command takes them."""
+    return replace(loaded, preprocessing=replace(loaded.preprocessing, remedies=targeted(remedies)))
+
+
+def augmentation_of(stain_jitter: float | None) -> Augmentation:
+    """Give the augmentation with another spread of stain; None means the default."""
+    return Augmentation() if stain_jitter is None else Augmentation(stain=stain_jitter)
 
 
 def recipe_of(settings: TrainSettings) -> Recipe:
@@ -152,11 +176,16 @@ def plan_of(settings: TrainSettings, machine: Machine) -> TrainPlan:
     return TrainPlan(
         fit=fit,
         head_fit=head_fit,
-        augmentation=Augmentation() if settings.augment else None,
+        augmentation=augmentation_of(settings.stain_jitter) if settings.augment else None,
         views=settings.views if settings.augment else 1,
         precision=choose_precision(settings.precision, machine.device) if settings.tune != "head" else "fp32",
         checkpoint_every_s=settings.checkpoint_every_s,
         max_megapixels=settings.max_megapixels,
         seed=settings.seed,
-        doubt=DoubtSettings(false_alarm=settings.false_alarm, risk=settings.risk, alpha=settings.alpha),
+        doubt=DoubtSettings(
+            false_alarm=settings.false_alarm,
+            risk=settings.risk,
+            alpha=settings.alpha,
+            least_cells=settings.least_cells,
+        ),
     )

@@ -65,6 +65,11 @@ def finish_run(
     _write_history(folder, trained)
     first = trained[0]
     warnings = list(manifest.warnings)
+    if any(t.member.reading is not None and t.member.reading.limits is None for t in trained):
+        warnings.append(
+            "too few groups to choose how a photograph is read by its cells, and when to abstain: the first rule was taken, "
+            "and fitted on photographs of the same groups at best"
+        )
     if loaded.spec.is_random:
         warnings.append("weights none: the backbone was random before this training")
     if any(t.member.calibrated_on is None for t in trained):
@@ -80,6 +85,8 @@ def finish_run(
         "classes": list(manifest.task.classes),
         "task_definition": manifest.task.as_json(),
         "manifest": manifest.fingerprint,
+        "unit": manifest.unit,
+        "crops": manifest.crops,
         "groups_source": manifest.groups_source,
         **_training_counts(manifest),
         "backbone": loaded.spec.name,

@@ -1,4 +1,7 @@
-"""Images are scored each by its own judges: the member that has not seen it, or all members for images from elsewhere."""
+"""Images are scored each by its own judges: the member that has not seen it, or all members for images from elsewhere.
+
+Photographs are scored by their cells, in the same way.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from leukemia_cli.learning.classifier import Classifier, Member, member_digest, 
 from leukemia_cli.learning.doubt import Marks, Thresholds, doubted
 from leukemia_cli.learning.features import FeatureCache, Features, Views, extract
 from leukemia_cli.learning.fitting import Scores
+from leukemia_cli.learning.reading import BagFound, BagSeen, read_bag, see_bag
 
 Judges = tuple[Member, ...]
 
@@ -30,6 +34,8 @@ class Scored:
     novel: Marks | None
     uncertain: Marks | None
     sets: Sets | None
+    few: Marks | None = None
+    """Which photographs have too few cells (N,); None where images are scored as they are."""
 
 
 def score(
@@ -52,7 +58,7 @@ def score(
         members = judged[places[0]][1]
         samples = [judged[i][0] for i in places]
         features = _features(classifier, members, samples, cache_root, batch_size, max_megapixels, track)
-        seen, thresholds = seen_by(members, features), Thresholds.of([member.doubt for member in members])
+        seen, thresholds = seen_by(members, features), Thresholds.of([member.limits for member in members])
         probabilities[places], uncalibrated[places] = seen.probabilities, seen.uncalibrated
         if thresholds is None or seen.novelty is None:
             doubts = promised = False
@@ -70,6 +76,65 @@ def score(
         uncertain=uncertain if doubts else None,
         sets=sets if promised else None,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldSeen:
+    """A photograph, its judges, its cells in order and what the judges made of them."""
+
+    field: Sample
+    judges: Judges
+    cells: tuple[Sample, ...]
+    seen: BagSeen
+
+
+def see_fields(
+    classifier: Classifier,
+    judged: Sequence[tuple[Sample, Judges]],
+    everything: Sequence[Sample],
+    *,
+    cache_root: Path,
+    batch_size: int,
+    max_megapixels: float,
+    track: Track = silent,
+) -> tuple[FieldSeen, ...]:
+    """Look at the cells, among `everything`, of each photograph by its judges; features are kept in the cache."""
+    cells_of: dict[str, list[Sample]] = {field.path: [] for field, _ in judged}
+    for cell in everything:
+        if cell.field in cells_of:
+            cells_of[cell.field].append(cell)
+    seen: dict[str, BagSeen] = {}
+    for judges in dict.fromkeys(_key(judges) for _, judges in judged):
+        mine = [(field, own) for field, own in judged if _key(own) == judges]
+        members = mine[0][1]
+        samples = [cell for field, _ in mine for cell in cells_of[field.path]]
+        features = _features(classifier, members, samples, cache_root, batch_size, max_megapixels, track)
+        start = 0
+        for field, _ in mine:
+            end = start + len(cells_of[field.path])
+            seen[field.path] = see_bag(members, [rows[start:end] for rows in features])
+            start = end
+    return tuple(
+        FieldSeen(field=field, judges=judges, cells=tuple(cells_of[field.path]), seen=seen[field.path])
+        for field, judges in judged
+    )
+
+
+def score_fields(fields: Sequence[FieldSeen], class_count: int) -> tuple[Scored, tuple[BagFound, ...]]:
+    """Read every photograph by the rule of its judges; give the scores together, and each finding."""
+    found = tuple(read_bag(field.judges, field.seen) for field in fields)
+    doubts = all(each.thresholds is not None for each in found)
+    promised = doubts and all(each.label_set is not None for each in found)
+    nothing = np.zeros((0, class_count))
+    scored = Scored(
+        probabilities=np.array([each.probabilities for each in found]) if found else nothing,
+        uncalibrated=np.array([each.uncalibrated for each in found]) if found else nothing,
+        novel=np.array([each.novel for each in found]) if doubts else None,
+        uncertain=np.array([each.uncertain for each in found]) if doubts else None,
+        sets=np.array([each.label_set for each in found]) if promised else None,
+        few=np.array([each.few_cells for each in found]),
+    )
+    return scored, found
 
 
 def _key(judges: Judges) -> tuple[int, ...]:

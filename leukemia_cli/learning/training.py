@@ -5,6 +5,8 @@ Requirements met here:
   folds inside the training part where the manifest has folds. The test part or the outer fold is never read.
 - Temperatures and the thresholds of doubt come from the calibration part, or from out-of-fold scores of training; else
   temperatures stay 1 and there is no doubt to tell, and the run says so.
+- Of a manifest of cells, how a photograph is read by its cells is fitted on out-of-fold scores of training photographs,
+  whether their cells are labelled or not.
 - Where groups are too few to choose, the recipe's first candidate is taken, and the run says so.
 - Finished fits and finished members are not done again after an interruption.
 """
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from leukemia_cli.data.marking import healthy_class
 from leukemia_cli.domain import (
     HeadChoice,
     Manifest,
@@ -36,19 +39,20 @@ from leukemia_cli.errors import MachineError, UsageError
 from leukemia_cli.judging.calibration import fit_temperature, softmax
 from leukemia_cli.judging.intervals import plain_values
 from leukemia_cli.judging.metrics import METRICS
-from leukemia_cli.judging.novelty import fit_novelty
+from leukemia_cli.judging.novelty import Novelty, fit_novelty
 from leukemia_cli.judging.predictions import Predictions
 from leukemia_cli.learning.batches import Augmentation
 from leukemia_cli.learning.checkpoints import read_checkpoint, write_checkpoint
-from leukemia_cli.learning.classifier import DOUBT_FILE, Member, restore_doubt, restore_head
-from leukemia_cli.learning.doubt import Calibration, Doubt, DoubtSettings, fit_doubt
+from leukemia_cli.learning.classifier import DOUBT_FILE, Member, restore_doubt, restore_head, restore_reading
+from leukemia_cli.learning.doubt import Calibration, Doubt, DoubtSettings, fit_limits
 from leukemia_cli.learning.features import Features, FrozenRows, Rows, Views
 from leukemia_cli.learning.finetuning import TuneSettings, fine_tune
 from leukemia_cli.learning.fitting import EpochScore, FitSettings, FittingSet, Labels, Scores, fit_head
 from leukemia_cli.learning.machine import Machine
-from leukemia_cli.learning.network import Network, prefixed, unprefixed
+from leukemia_cli.learning.network import Head, Network, prefixed, unprefixed
+from leukemia_cli.learning.reading import Bags, Reading, fit_reading
 from leukemia_cli.learning.selection import Diary, Fit, Holdout, Selection, Trial, choose, inner_holdouts
-from leukemia_cli.learning.svm import Kernels
+from leukemia_cli.learning.svm import Kernels, Svm
 from leukemia_cli.learning.weights import LoadedBackbone
 
 INNER_FOLDS = 4
@@ -175,6 +179,7 @@ class Trainer:
         self.spec: Preprocessing = loaded.preprocessing
         order = {name: i for i, name in enumerate(manifest.task.classes)}
         self.labels: Labels = np.array([order[s.label] for s in manifest.samples], dtype=np.int64)
+        self.field_labels: dict[str, int] = {s.path: order[s.label] for s in manifest.fields if s.label}
         self.class_count = len(order)
         self.frozen: Rows = rows or self._rows_by(loaded.module)
 
@@ -225,7 +230,16 @@ class Trainer:
                 f"{_where(part)}: too few groups to choose by; taking {choice.title}, {self.plan.head_fit.epochs} epochs"
             )
         member = Member(fold=part.fold, head=fitted.head, temperature=1.0, calibrated_on=None, backbone=None)
-        return self._finish(part, member, choice, plain, selection, fitted.best_epoch, fitted.epochs)
+        passed = epochs or fitted.best_epoch or self.plan.head_fit.epochs
+
+        def again(places: Sequence[int]) -> Head:
+            labels = self.labels[list(places)]
+            return fit_head(
+                _rows(views, places), labels, choice, self.plan.head_fit,
+                class_count=self.class_count, seed=self.plan.seed, validation=None, epochs=passed,
+            ).head  # fmt: skip
+
+        return self._finish(part, member, choice, plain, selection, fitted.best_epoch, fitted.epochs, again=again)
 
     def _tuned(self, part: Part, diary: Diary, state: Path | None) -> TrainedMember:
         part = self._with_parts(part)
@@ -347,7 +361,14 @@ class Trainer:
             calibrated_on=None,
             backbone=backbone,
         )
-        return self._finish(part, member, choice, plain, selection, None, epochs, tuned=backbone is not None)
+
+        def again(places: Sequence[int]) -> Svm:
+            return kernels(places).fit(choice, self.class_count)
+
+        return self._finish(
+            part, member, choice, plain, selection, None, epochs,
+            tuned=backbone is not None, again=None if backbone is not None else again,
+        )  # fmt: skip
 
     def _svm_views(self, images: int, views: int) -> int:
         """Give how many views of each image a kernel matrix has room for; raises MachineError where not even one."""
@@ -421,6 +442,7 @@ class Trainer:
         epochs: Sequence[EpochScore],
         *,
         tuned: bool = False,
+        again: Callable[[Sequence[int]], Head | Svm] | None = None,
     ) -> TrainedMember:
         """Fit the temperature on data that chose nothing where there are such, and score the validation part."""
         temperature, calibrated_on = 1.0, None
@@ -434,6 +456,8 @@ class Trainer:
         member = replace(member, temperature=temperature, calibrated_on=calibrated_on)
         out_of_fold = selection if selection is not None and part.fold is not None and not tuned else None
         member = replace(member, doubt=self._doubt(part, member, features, out_of_fold))
+        if self.manifest.unit == "cell" and self.plan.doubt is not None and self.field_labels:
+            member = replace(member, reading=self._reading(part, member, features, again, self.plan.doubt))
         validation: dict[str, float | None] = {name: None for name in METRICS}
         validated_on, count = None, 0
         if part.val:
@@ -501,7 +525,117 @@ class Trainer:
             novelty=strangeness,
             named=member.calibrated_on,
         )
-        return fit_doubt(described, calibration, self.plan.doubt)
+        return Doubt(novelty=described, limits=fit_limits(calibration, self.plan.doubt))
+
+    # ------------------------------------------------------------------------------------------------- photographs
+
+    def _reading(
+        self,
+        part: Part,
+        member: Member,
+        features: _Kept,
+        again: Callable[[Sequence[int]], Head | Svm] | None,
+        settings: DoubtSettings,
+    ) -> Reading:
+        """Fit how photographs are read: the rule on folds of training, the thresholds on the calibration part or the same.
+
+        `again` fits the chosen head on other cells; without it (a tuned backbone) the validation part stands for folds.
+        """
+        inside = {name: self._fields(places) for name, places in (("val", part.val), ("calib", part.calib))}
+        taken = {field.path for fields in inside.values() for field in fields}
+        training = [field for field in self._training_fields(part) if field.path not in taken]
+        holdouts = inner_holdouts(self.manifest.samples, part.train, most=INNER_FOLDS, seed=self.plan.seed)
+        grouped = bool(holdouts)
+        if again is not None and not grouped:
+            self.note(
+                f"{_where(part)}: too few groups to choose how photographs are read; folds of photographs fit it, not of groups"
+            )
+            holdouts = self._photograph_holdouts(part, training)
+        if again is not None and holdouts:
+            of_group = {self.manifest.samples[i].group: k for k, holdout in enumerate(holdouts) for i in holdout.score}
+            of_field = {self.manifest.samples[i].field: k for k, holdout in enumerate(holdouts) for i in holdout.score}
+            fold_of = [of_group.get(f.group, 0) if grouped else of_field.get(f.path, 0) for f in training]
+            named = "inner folds of training" if grouped else "folds of photographs of the same groups"
+            bags = []
+            for k, holdout in enumerate(holdouts):
+                other = replace(member, head=again(holdout.fit))
+                described = fit_novelty(_rows(features, holdout.fit)[:, 0])
+                held = [field for field, fold in zip(training, fold_of, strict=True) if fold == k]
+                bags.append(self._bags(held, other, described, np.full(len(held), k), named))
+            rule_from = replace(_joined(bags, named), grouped=grouped)
+        else:
+            fields = inside["val"] or training
+            order = {group: i for i, group in enumerate(sorted({field.group for field in fields}))}
+            folds = np.array([order[field.group] % INNER_FOLDS for field in fields], dtype=np.int64)
+            known = None if member.doubt is None else member.doubt.novelty
+            named = "validation part" if inside["val"] else "training itself"
+            rule_from = self._bags(fields, member, known, folds if inside["val"] else np.zeros_like(folds), named)
+        limits_from = None
+        if inside["calib"] and member.doubt is not None:
+            folds = np.zeros(len(inside["calib"]), dtype=np.int64)
+            limits_from = self._bags(inside["calib"], member, member.doubt.novelty, folds, "calibration part")
+        healthy = healthy_class(self.manifest.task)
+        reading = fit_reading(
+            rule_from,
+            limits_from,
+            class_count=self.class_count,
+            healthy=None if healthy is None else self.manifest.task.classes.index(healthy),
+            settings=settings,
+        )
+        fair = limits_from is not None or (again is not None and grouped)
+        return reading if fair else replace(reading, limits=None)
+
+    def _photograph_holdouts(self, part: Part, training: Sequence[Sample]) -> tuple[Holdout, ...]:
+        """Deal photographs, not groups, to folds, each class in turn; none where some fold would leave no cell of a class."""
+        turn: dict[str, int] = {}
+        fold_of: dict[str, int] = {}
+        for field in sorted(training, key=lambda field: (field.sha256, field.path)):
+            turn[field.label] = turn.get(field.label, -1) + 1
+            fold_of[field.path] = turn[field.label] % INNER_FOLDS
+        every = [i for i in part.train if self.manifest.samples[i].field in fold_of]
+        holdouts = []
+        for fold in range(INNER_FOLDS):
+            fit = tuple(i for i in every if fold_of[self.manifest.samples[i].field] != fold)
+            score = tuple(i for i in every if fold_of[self.manifest.samples[i].field] == fold)
+            if len({int(self.labels[i]) for i in fit}) < self.class_count:
+                return ()
+            holdouts.append(Holdout(fit=fit, score=score))
+        return tuple(holdouts)
+
+    def _fields(self, places: Sequence[int]) -> list[Sample]:
+        """Give the photographs with a class whose group has cells at `places`."""
+        groups = {self.manifest.samples[i].group for i in places}
+        return [field for field in self.manifest.fields if field.label and field.group in groups]
+
+    def _training_fields(self, part: Part) -> list[Sample]:
+        wanted = [field for field in self.manifest.fields if field.label]
+        if part.fold is not None:
+            return [field for field in wanted if field.fold != part.fold]
+        return [field for field in wanted if field.split == "train"]
+
+    def _bags(self, fields: Sequence[Sample], member: Member, known: Novelty | None, folds: Labels, named: str) -> Bags:
+        """Score every cell of some photographs, labelled or not."""
+        of_field: dict[str, list[int]] = {field.path: [] for field in fields}
+        for place, sample in enumerate(self.manifest.everything):
+            if sample.field in of_field:
+                of_field[sample.field].append(place)
+        every = [place for places in of_field.values() for place in places]
+        kept = self._features(every, Views(), member.backbone)
+        cells, novelty = [], []
+        for field in fields:
+            rows = _rows(kept, of_field[field.path])[:, 0]
+            cells.append(member.probabilities(rows) if len(rows) else np.zeros((0, self.class_count)))
+            novelty.append(known.scores(rows) if known is not None and len(rows) else np.zeros(len(rows)))
+        groups = None if self.manifest.groups_source == "none" else tuple(field.group for field in fields)
+        count = len({field.group for field in fields})
+        return Bags(
+            cells=cells,
+            novelty=novelty,
+            labels=np.array([self.field_labels[field.path] for field in fields], dtype=np.int64),
+            groups=groups,
+            folds=folds.astype(np.int64),
+            named=f"{named}, {len(fields)} photographs of {count} groups",
+        )
 
     def _groups(self, places: Sequence[int]) -> tuple[str, ...] | None:
         """Give the groups of images, None where they are unknown."""
@@ -540,7 +674,7 @@ class Trainer:
 
     def _rows_by(self, backbone: torch.nn.Module) -> FrozenRows:
         return FrozenRows(
-            self.manifest.samples,
+            self.manifest.everything,
             backbone,
             self.spec,
             cache_root=self.cache_root,
@@ -548,6 +682,7 @@ class Trainer:
             batch_size=min(FEATURE_BATCH, self.plan.fit.batch_size),
             max_megapixels=self.plan.max_megapixels,
             track=self.track,
+            note=self.note,
         )
 
     # ---------------------------------------------------------------------------------------------- checkpoints
@@ -584,6 +719,7 @@ class Trainer:
             calibrated_on=stored["calibrated_on"],
             backbone=backbone,
             doubt=restore_doubt(stored.get("doubt"), {DOUBT_FILE: unprefixed("doubt.", tensors)}, 0),
+            reading=restore_reading(stored.get("reading")),
         )
         for name in ("trials", "history"):
             facts[name] = tuple(facts[name])
@@ -600,6 +736,21 @@ class _Kept:
 
 def _rows(kept: _Kept, places: Sequence[int]) -> Features:
     return kept.rows[[kept.row_of[place] for place in places]]
+
+
+def _joined(bags: Sequence[Bags], named: str) -> Bags:
+    """Put the photographs of several folds together."""
+    groups = [bag.groups for bag in bags]
+    together = None if None in groups else tuple(group for each in groups for group in each or ())
+    counted = f"{sum(len(bag.labels) for bag in bags)} photographs"
+    return Bags(
+        cells=[cells for bag in bags for cells in bag.cells],
+        novelty=[scores for bag in bags for scores in bag.novelty],
+        labels=np.concatenate([bag.labels for bag in bags]),
+        groups=together,
+        folds=np.concatenate([bag.folds for bag in bags]),
+        named=f"{named}, {counted}" + ("" if together is None else f" of {len(set(together))} groups"),
+    )
 
 
 def _where(part: Part) -> str:

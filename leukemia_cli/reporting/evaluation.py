@@ -105,6 +105,36 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """The figures of one level (cells, photographs, patients), or of a control; `says` is what is judged there, and how."""
+
+    name: str
+    says: str
+    metrics: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellEvidence:
+    """How photographs were read by their cells.
+
+    `rules` are what members take of cells, `chosen_on` what that was chosen on; `steady` is the share of decisions that
+    stay when only `steady_cells` cells of each photograph are kept.
+    """
+
+    found: int
+    median: float
+    least_cells: int
+    few_cells: int
+    rules: tuple[str, ...]
+    chosen_on: str | None
+    steady: float | None
+    steady_cells: int
+    levels: tuple[Level, ...]
+    missing: Mapping[str, str]
+    """Level → why it has no figures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What stands behind the figures; None, or empty, for what was not measured, with the reason beside it.
 
@@ -128,6 +158,7 @@ class Evidence:
     drop: Drop | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
     heatmaps: Mapping[str, Any] | None = None
+    cells: CellEvidence | None = None
 
 
 class Figure(TypedDict):
@@ -178,6 +209,7 @@ class Abstention(TypedDict):
     measured: bool
     reason: str | None
     answered: int | None
+    few_cells: int | None
     novel: int | None
     uncertain: int | None
     coverage: Figure | None
@@ -232,6 +264,8 @@ class Report(TypedDict):
     drop: dict[str, Any] | None
     model: dict[str, Any]
     heatmaps: dict[str, Any] | None
+    unit: str
+    cells: dict[str, Any] | None
     pictures: bool
     warnings: list[str]
     test_looks: int
@@ -328,6 +362,8 @@ def as_report(evaluation: Evaluation, context: ReportContext, evidence: Evidence
         },
         model=dict(evidence.model),
         heatmaps=None if evidence.heatmaps is None else dict(evidence.heatmaps),
+        unit="image" if evidence.cells is None else "cell",
+        cells=_cells(evidence.cells),
         pictures=context.pictures,
         warnings=_warnings(evaluation, context),
         test_looks=context.test_looks,
@@ -369,6 +405,7 @@ def _abstention(evidence: Evidence) -> Abstention:
         measured=measured,
         reason=None if measured else evidence.abstention_reason,
         answered=figures.answered if figures and measured else None,
+        few_cells=figures.few_cells if figures and measured else None,
         novel=figures.novel if figures and measured else None,
         uncertain=figures.uncertain if figures and measured else None,
         coverage=figure_of(figures.coverage) if figures and measured else None,
@@ -381,6 +418,29 @@ def _abstention(evidence: Evidence) -> Abstention:
         fitted_on=None if rates is None else rates.fitted_on,
         notes=[] if rates is None else list(rates.notes),
     )
+
+
+def _cells(cells: CellEvidence | None) -> dict[str, Any] | None:
+    if cells is None:
+        return None
+    return {
+        "found": cells.found,
+        "median": cells.median,
+        "least_cells": cells.least_cells,
+        "few_cells": cells.few_cells,
+        "rules": list(cells.rules),
+        "chosen_on": cells.chosen_on,
+        "steady": cells.steady,
+        "steady_cells": cells.steady_cells,
+        "levels": {
+            level.name: {
+                "says": level.says,
+                "metrics": {name: figure_of(estimate) for name, estimate in level.metrics.items()},
+            }
+            for level in cells.levels
+        },
+        "missing": dict(cells.missing),
+    }
 
 
 def _label_sets(evidence: Evidence) -> LabelSetsFigures:
@@ -490,6 +550,7 @@ def as_markdown(report: Report) -> str:
             ],
         ),
         "\n".join(f"{number}. {_text(note)}" for number, note in enumerate(notes, start=1)),
+        *_level_lines(report),
         "## Classes",
         _table(
             ("Class", "Precision", "Recall", "F1", "AUROC", "Images", "Groups"),
@@ -517,6 +578,47 @@ def as_markdown(report: Report) -> str:
         *_abstention_lines(report),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+LEVEL_METRICS = ("balanced_accuracy", "auroc", "accuracy", "macro_f1")
+"""What is shown of each level; report.json has all."""
+
+
+def cell_words(cells: Mapping[str, Any], images: int) -> list[str]:
+    """Say how photographs were read: the rule, what it was chosen on, and what became of photographs with few cells."""
+    rules = ", or ".join(cells["rules"])
+    chosen = f"chosen on {cells['chosen_on']}" if cells["chosen_on"] else "taken as it is: too few groups to choose by"
+    lines = [
+        f"Each photograph is judged by {cells['found']} white cells that were found in all {images} of them (median "
+        f"{cells['median']:g}), labelled or not: {rules} ({chosen}).",
+        f"{cells['few_cells']} of {images} photographs have fewer than {cells['least_cells']} cells and get no answer when "
+        "classified; in the figures they count all the same.",
+    ]
+    if cells["steady"] is not None:
+        lines.append(
+            f"With only {cells['steady_cells']} cells of each photograph kept, drawn at random, {100 * cells['steady']:.0f} % "
+            "of the decisions stay as they are: the decision hardly hangs on the number of cells where this is near 100 %."
+        )
+    return lines + [f"No figures for level {name}: {why}." for name, why in cells["missing"].items()]
+
+
+def _level_lines(report: Report) -> list[str]:
+    cells = report["cells"]
+    if cells is None:
+        return []
+    notes: list[str] = []
+    rows = [
+        (_text(name), METRICS[metric].title, *_figure_cells(report, level["metrics"][metric], notes))
+        for name, level in cells["levels"].items()
+        for metric in LEVEL_METRICS
+    ]
+    return [
+        "## Cells, photographs, patients",
+        *map(_text, cell_words(cells, report["images"])),
+        _table(("Level", "Metric", "Value", "Interval", "Judged", "Groups", "How"), rows),
+        "\n".join(f"{number}. {_text(note)}" for number, note in enumerate(notes, start=1)),
+        *(f"{_text(name)}: {_text(level['says'])}." for name, level in cells["levels"].items()),
+    ]
 
 
 def counts_of(report: Report) -> str:
@@ -629,8 +731,9 @@ def _abstention_lines(report: Report) -> list[str]:
     lines = ["The figures above count every image: no abstention."]
     if a["measured"] and a["coverage"] is not None and a["accuracy_answered"] is not None:
         lines.append(
-            f"With abstention {a['answered']} images are answered, {a['novel']} are novel and {a['uncertain']} uncertain: "
-            f"share answered {_said(report, a['coverage'])}; accuracy of the answers "
+            f"With abstention {a['answered']} images are answered, {a['novel']} are novel and {a['uncertain']} uncertain"
+            + (f", {a['few_cells']} have too few cells: " if a["few_cells"] else ": ")
+            + f"share answered {_said(report, a['coverage'])}; accuracy of the answers "
             f"{_said(report, a['accuracy_answered'])}. Thresholds: fitted on {_text(a['fitted_on'] or '')}."
         )
         lines += [f"Note: {_text(note)}." for note in a["notes"]]

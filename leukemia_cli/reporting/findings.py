@@ -16,14 +16,14 @@ class Finding:
 
     With `decision` "error" there is no label and `error` says why; with "abstain" `reason` does. `label_set` is None where
     no rate of errors can be promised (in a row its classes are joined by `|`), `novelty` and its threshold where the run
-    cannot tell it; `cells` until cells are found.
+    cannot tell it; what is said of cells where the run is not on cells, or the image shows a single one.
     """
 
     path: str
     classes: tuple[str, ...]
     label: str | None
     decision: Literal["label", "abstain", "error"]
-    reason: Literal["novel", "uncertain"] | None = None
+    reason: Literal["novel", "uncertain", "few_cells"] | None = None
     confidence: float | None
     scores: tuple[float, ...] | None
     label_set: tuple[str, ...] | None = None
@@ -36,10 +36,20 @@ class Finding:
     error: str | None
     novel_kind: Literal["like-a-smear", "unlike-a-smear"] | None = None
     """Of a novel image: whether its colours are those of a stained smear, of another laboratory maybe."""
+    cells: int | None = None
+    """How many white cells were found in a field or a slide."""
+    cells_by_class: tuple[int, ...] | None = None
+    """How many of them were called each class (C,)."""
+    blast_fraction: tuple[float, float, float] | None = None
+    """Share of the cells called a leukaemia class, and its 95 % interval as a sample of the smear's cells."""
+    tiles: str | None = None
+    """Of a slide: how many tiles were usable, and how many were passed over for what."""
 
     def as_row(self) -> dict[str, Scalar]:
         """Give the documented columns in order."""
         scores = self.scores or (None,) * len(self.classes)
+        by_class = self.cells_by_class or (None,) * len(self.classes)
+        blasts = self.blast_fraction or (None,) * 3
         return {
             "path": self.path,
             "label": self.label,
@@ -51,12 +61,15 @@ class Finding:
             "novelty": self.novelty,
             "novelty_threshold": self.novelty_threshold,
             "unit": self.unit,
-            "cells": None,
+            "cells": self.cells,
             "run": self.run,
             "engine": self.engine,
             "precision": self.precision,
             "error": self.error,
             "novel_kind": self.novel_kind,
+            **{f"cells_{name}": count for name, count in zip(self.classes, by_class, strict=True)},
+            **dict(zip(("blast_fraction", "blast_low", "blast_high"), blasts, strict=True)),
+            "tiles": self.tiles,
         }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from leukemia_cli.judging.metrics import METRICS
 from leukemia_cli.reporting.checklists import CLAIM, TRIPOD_AI, Checklist, Fact
-from leukemia_cli.reporting.evaluation import RESEARCH_USE
+from leukemia_cli.reporting.evaluation import LEVEL_METRICS, RESEARCH_USE, cell_words
 from leukemia_cli.reporting.figures import (
     Axis,
     Bin,
@@ -80,6 +80,7 @@ def report_page(report: Mapping[str, Any], *, thumbnails: Mapping[str, str], hea
     sections = [
         *([_drop(source)] if report.get("drop") else []),
         _metrics(source),
+        *([_levels(source)] if report.get("cells") else []),
         _classes(source),
         _discrimination(source),
         _calibration(source),
@@ -325,6 +326,20 @@ def _metrics(source: _Source) -> Section:
     return Section(anchor="metrics", title="Figures", body=body)
 
 
+def _levels(source: _Source) -> Section:
+    """Show the figures of cells, photographs and patients beside what the number of cells alone would say."""
+    cells = source.report["cells"]
+    parts = [paragraph(sentence(line)) for line in cell_words(cells, source.images)]
+    for name, level in cells["levels"].items():
+        rows = [
+            (_metric_title(metric), f"cells.levels.{name}.metrics.{metric}", level["metrics"][metric])
+            for metric in LEVEL_METRICS
+        ]
+        parts.append(paragraph(sentence(f"{name}: {level['says']}")))
+        parts.append(_estimates(source, rows, caption=f"Level: {name}", prefix=f"level-{name.replace(' ', '-')}-note"))
+    return Section(anchor="levels", title="Cells, photographs, patients", body=joined(parts))
+
+
 def _classes(source: _Source) -> Section:
     report, positive = source.report, source.report.get("positive")
     groups = report.get("groups_per_class") or {}
@@ -540,6 +555,7 @@ def _decisions(source: _Source, abstention: Mapping[str, Any]) -> Markup:
         )
         for key, title in (
             ("answered", "Answered"),
+            *([("few_cells", "Too few cells")] if abstention.get("few_cells") else []),
             ("novel", "Unlike the training images"),
             ("uncertain", "Too uncertain"),
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +15,20 @@ from leukemia_cli.domain import Note, Track, silent, unheard
 from leukemia_cli.errors import DataError, UsageError
 from leukemia_cli.learning.batches import Pixels, batched, in_threads, plain_view
 from leukemia_cli.learning.classifier import Classifier, load_classifier
-from leukemia_cli.learning.doubt import doubted
+from leukemia_cli.learning.doubt import Thresholds, doubted
 from leukemia_cli.learning.heatmaps import Heat, heatmap
 from leukemia_cli.learning.machine import choose_machine, memory_errors
+from leukemia_cli.learning.reading import read_bag
+from leukemia_cli.learning.sighting import Sighting, sight, sight_slide, views_of
+from leukemia_cli.reporting.cells import CellCall, cell_row, cell_table, drawn_cell, geojson_lines
 from leukemia_cli.reporting.findings import Finding, columns, csv_line, json_line
+from leukemia_cli.vision.cutting import Cut, Cutting, InputUnit, cut
 from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.overlays import heatmap_name, overlay, png_bytes
+from leukemia_cli.vision.overviews import class_colour, gallery, overview
+from leukemia_cli.vision.slides import SLIDE_SUFFIXES, Slide, held, needs_slide, open_slide
 from leukemia_cli.vision.smear import smear_colours
-from leukemia_cli.workspace import RunFolder, check_replaceable, check_writable, disk_errors, write_bytes
+from leukemia_cli.workspace import RunFolder, check_replaceable, check_writable, destination, write_bytes, write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,9 @@ class ClassifySettings:
 
     abstain: bool = True
     heatmaps: Path | None = None
+    details: Path | None = None
+    """Folder for what a run on cells found in each input: overview, gallery, and its cells as CSV and GeoJSON."""
+    input_unit: InputUnit = "auto"
     batch_size: int = 16
     max_megapixels: float = 200.0
     device: str = "auto"
@@ -54,16 +61,35 @@ def open_classifier(run: RunFolder, settings: ClassifySettings, note: Note = unh
         note("warning: this run's backbone began random (--weights none)")
     if any(member.calibrated_on is None for member in classifier.members):
         note("warning: this run's probabilities are uncalibrated")
-    if settings.abstain and classifier.thresholds is None:
+    on_cells = classifier.unit == "cell"
+    for flag, value in (("--details", settings.details), ("--input-unit", settings.input_unit != "auto" or None)):
+        if value is not None and not on_cells:
+            raise UsageError(f"{flag} needs a run on cells, and {run.id} is on whole images", "Leave it out")
+    if on_cells and settings.heatmaps is not None:
+        raise UsageError(f"run {run.id} is on cells, and heat-maps are of whole images", "Use --details DIR instead")
+    thresholds = classifier.thresholds
+    if on_cells:
+        readings = [member.reading for member in classifier.members]
+        thresholds = Thresholds.of([None if reading is None else reading.limits for reading in readings])
+        if any(reading is None for reading in readings) and settings.input_unit != "cell":
+            note("warning: this run has no rule for photographs: it can classify single cells alone")
+    if settings.abstain and thresholds is None:
         note("warning: this run cannot abstain: no images were left to fit its thresholds on; every image gets a label")
     return classifier
 
 
-def classify(classifier: Classifier, paths: Iterable[str], settings: ClassifySettings) -> Iterator[Finding]:
+def classify(
+    classifier: Classifier, paths: Iterable[str], settings: ClassifySettings, track: Track = silent
+) -> Iterator[Finding]:
     """Yield one finding for each path, in order; a file that cannot be used gives an error row and the rest go on.
 
-    Memory does not grow with the number of paths. Raises MachineError where the device runs out of memory.
+    `track` watches the tiles of a slide. Memory does not grow with the number of paths.
+    Raises MachineError where the device runs out of memory.
     """
+
+    if classifier.cutting is not None:
+        yield from _by_cells(classifier, classifier.cutting, paths, settings, track)
+        return
 
     def look(path: str) -> tuple[str, _Image | DataError]:
         try:
@@ -152,14 +178,178 @@ def _findings(classifier: Classifier, images: Sequence[_Image], settings: Classi
                 engine="torch",
                 precision="fp32",
                 error=None,
-                novel_kind=_novel_kind(image) if reason == "novel" else None,
+                novel_kind=_kind_of(image.view) if reason == "novel" else None,
             )
         )
     return findings
 
 
-def _novel_kind(image: _Image) -> Literal["like-a-smear", "unlike-a-smear"]:
-    return "like-a-smear" if smear_colours(image.view).like_a_smear else "unlike-a-smear"
+def _kind_of(view: Pixels) -> Literal["like-a-smear", "unlike-a-smear"]:
+    return "like-a-smear" if smear_colours(view).like_a_smear else "unlike-a-smear"
+
+
+# ---------------------------------------------------------------------------------------------------------- cells
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Field:
+    """An image with its cells cut; of a slide, which is read later, nothing but its path."""
+
+    path: str
+    found: Cut | None
+    views: list[Pixels]
+    pixels: Pixels | None
+    small: Pixels | None
+
+
+def _by_cells(
+    classifier: Classifier, cutting: Cutting, paths: Iterable[str], settings: ClassifySettings, track: Track
+) -> Iterator[Finding]:
+    """Classify by cells: images are decoded and cut in threads, slides a tile at a time."""
+
+    def look(path: str) -> tuple[str, _Field | DataError]:
+        try:
+            if needs_slide(path, settings.max_megapixels):
+                return path, _Field(path=path, found=None, views=[], pixels=None, small=None)
+            pixels = decode(path, max_megapixels=settings.max_megapixels).pixels
+            found = cut(pixels, cutting, settings.input_unit)
+            kept = pixels if settings.details is not None else None
+            small = plain_view(pixels, classifier.preprocessing)
+            return path, _Field(path=path, found=found, views=views_of(found.cells, classifier), pixels=kept, small=small)
+        except DataError as error:
+            return path, error
+
+    workers = classifier.machine.workers
+    for place, (path, field) in enumerate(in_threads(look, paths, workers, 2 * workers)):
+        try:
+            if isinstance(field, DataError):
+                raise field
+            with memory_errors(settings.batch_size):
+                yield _finding_of(classifier, field, cutting, settings, place, track)
+        except DataError as error:
+            yield _failed(classifier, path, error)
+
+
+def _finding_of(
+    classifier: Classifier, field: _Field, cutting: Cutting, settings: ClassifySettings, place: int, track: Track
+) -> Finding:
+    """Judge one image, or one slide, by its cells, and write the details that were asked for."""
+    if field.found is not None:
+        sighting = sight(classifier, field.found, field.views, settings.batch_size)
+        thumbnail, small = field.pixels, field.small
+        finding = _by_bag(classifier, field.path, sighting, small, settings)
+        if settings.details is not None and thumbnail is not None:
+            write_details(settings.details, place, finding, sighting, held(thumbnail))
+        return finding
+    with open_slide(field.path, max_megapixels=settings.max_megapixels, workers=classifier.machine.workers) as slide:
+        sighting = sight_slide(classifier, slide, cutting, settings.batch_size, track=track)
+        small = plain_view(slide.thumbnail(1024), classifier.preprocessing)
+        finding = _by_bag(classifier, field.path, sighting, small, settings)
+        if settings.details is not None:
+            write_details(settings.details, place, finding, sighting, slide)
+    return finding
+
+
+def _by_bag(
+    classifier: Classifier, path: str, sighting: Sighting, small: Pixels | None, settings: ClassifySettings
+) -> Finding:
+    """Make the finding of an image by its cells; a single cell is judged by itself."""
+    if sighting.unit != "cell" and any(member.reading is None for member in classifier.members):
+        raise DataError(
+            f"{path} is no crop of a single cell, and run {classifier.run} has no rule for photographs",
+            "If it is one all the same, say --input-unit cell; or train on photographs that have a class",
+        )
+    found = None if sighting.unit == "cell" else read_bag(classifier.members, sighting.seen)
+    reason: Literal["novel", "uncertain", "few_cells"] | None
+    if found is not None:
+        probabilities, novelty, thresholds, kept = found.probabilities, found.novelty, found.thresholds, found.label_set
+        reason = found.reason
+    else:
+        probabilities = sighting.seen.cells[0]
+        novelty = None if sighting.seen.novelty is None else float(sighting.seen.novelty[0])
+        thresholds, kept, reason = classifier.thresholds, None, None
+        if thresholds is not None and sighting.seen.novelty is not None:
+            told = doubted(probabilities[None], sighting.seen.novelty, thresholds)
+            reason = "novel" if told.novel[0] else "uncertain" if told.uncertain[0] else None
+            kept = None if told.sets is None else told.sets[0]
+    reason = reason if settings.abstain else None
+    classes, scores = classifier.task.classes, tuple(float(p) for p in probabilities)
+    best = max(range(len(scores)), key=scores.__getitem__)
+    counted = None if found is None else found.counted
+    blasts = None
+    if counted is not None and counted.share is not None and counted.low is not None and counted.high is not None:
+        blasts = (counted.share, counted.low, counted.high)
+    return Finding(
+        path=path,
+        classes=classes,
+        label=classes[best],
+        decision="label" if reason is None else "abstain",
+        reason=reason,
+        confidence=scores[best],
+        scores=scores,
+        label_set=None if kept is None else tuple(n for n, in_set in zip(classes, kept, strict=True) if in_set),
+        novelty=novelty,
+        novelty_threshold=None if thresholds is None else thresholds.novelty,
+        unit=sighting.unit,
+        run=classifier.run,
+        engine="torch",
+        precision="fp32",
+        error=None,
+        novel_kind=_kind_of(small) if reason == "novel" and small is not None else None,
+        cells=None if counted is None else counted.cells,
+        cells_by_class=None if counted is None else counted.by_class,
+        blast_fraction=blasts,
+        tiles=", ".join(f"{count} {what}" for what, count in sorted(sighting.tiles.items())) or None,
+    )
+
+
+OVERVIEW_PX = 2000
+
+
+def write_details(folder: Path, place: int, finding: Finding, sighting: Sighting, slide: Slide) -> None:
+    """Write what was found in one input: -overview.png, -gallery.png, -cells.csv and -cells.geojson, named by its place."""
+    classes = finding.classes
+    stem = heatmap_name(place, finding.path).removesuffix(".png")
+    called = [int(each.scores.argmax()) for each in sighting.cells]
+    calls = [
+        CellCall(label=classes[best], confidence=float(each.scores[best]), scores=tuple(float(s) for s in each.scores))
+        for each, best in zip(sighting.cells, called, strict=True)
+    ]
+    placed = [(each, call, best) for each, call, best in zip(sighting.cells, calls, called, strict=True) if each.cell]
+    thumbnail = slide.thumbnail(OVERVIEW_PX)
+    scale = thumbnail.shape[1] / slide.width
+    boxes = [
+        (e.cell.left, e.cell.top, e.cell.width, e.cell.height, best) for e, _, best in placed if e.cell is not None
+    ]
+    write_bytes(folder / f"{stem}-overview.png", png_bytes(overview(thumbnail, boxes, scale, classes)))
+    telling = [(crop, f"{name} {sure:.2f}") for i, name in enumerate(classes) for crop, sure in sighting.telling.of(i)]
+    if telling:
+        drawn = gallery([crop for crop, _ in telling], [caption for _, caption in telling])
+        write_bytes(folder / f"{stem}-gallery.png", png_bytes(drawn))
+    rows = (
+        cell_row(
+            finding.path,
+            number,
+            each.cell,
+            red_cell_diameter_px=each.red_cell_diameter_px,
+            classes=classes,
+            call=call,
+        )
+        for number, (each, call, _) in enumerate(placed, start=1)
+        if each.cell is not None
+    )
+    write_text(folder / f"{stem}-cells.csv", "".join(cell_table(rows, classes)))
+    shapes = (
+        drawn_cell(
+            each.cell,
+            class_name=call.label,
+            colour=class_colour(best),
+            measurements={f"score {name}": score for name, score in zip(classes, call.scores or (), strict=True)},
+        )
+        for each, call, best in placed
+        if each.cell is not None
+    )
+    write_text(folder / f"{stem}-cells.geojson", "".join(geojson_lines(shapes)))
 
 
 def _failed(classifier: Classifier, path: str, error: DataError) -> Finding:
@@ -170,7 +360,7 @@ def _failed(classifier: Classifier, path: str, error: DataError) -> Finding:
         decision="error",
         confidence=None,
         scores=None,
-        unit="image",
+        unit="image" if classifier.unit == "image" else "field",
         run=classifier.run,
         engine="torch",
         precision="fp32",
@@ -204,7 +394,10 @@ def write_findings(
         check_replaceable(output)
     if settings.heatmaps is not None:
         check_writable(settings.heatmaps)
-    paths = expand_inputs(inputs, IMAGE_SUFFIXES, stdin)
+    if settings.details is not None:
+        check_writable(settings.details)
+    suffixes = (*IMAGE_SUFFIXES, *(SLIDE_SUFFIXES if run.facts.get("unit") == "cell" else ()))
+    paths = expand_inputs(inputs, suffixes, stdin)
     first = next(paths, None)
     if first is None:
         raise DataError("no inputs were named", "Name files or folders, or pipe paths to: leuk classify -")
@@ -214,12 +407,12 @@ def write_findings(
     def counted() -> Iterator[Finding]:
         nonlocal failed, total
         every = (path for part in ((first,), paths) for path in part)
-        for finding in track(classify(classifier, every, settings), total=0, label="classified"):
+        for finding in track(classify(classifier, every, settings, track), total=0, label="classified"):
             total += 1
             failed += finding.decision == "error"
             yield finding
 
-    with _destination(output, out) as write:
+    with destination(output, out) as write:
         if form == "table":
             headers, rows = _table(counted())
             if output is None:
@@ -260,29 +453,16 @@ _KINDS = {"like-a-smear": "coloured like a stained smear", "unlike-a-smear": "no
 def _table(findings: Iterable[Finding]) -> tuple[list[str], list[list[str]]]:
     """Give what a person reads first; the scores of all classes are in the other formats."""
     rows = []
+    on_cells = False
     for f in findings:
         sure = "–" if f.confidence is None else f"{f.confidence:.3f}"
         kind = "" if f.novel_kind is None else f" ({_KINDS[f.novel_kind]})"
         decision = f"error: {f.error}" if f.error else f.decision if f.reason is None else f"abstain: {f.reason}{kind}"
-        rows.append([f.path, f.label or "–", sure, decision])
-    return ["image", "label", "confidence", "decision"], rows
-
-
-@contextlib.contextmanager
-def _destination(output: Path | None, out: Callable[[str, str], None]) -> Iterator[Callable[[str], None]]:
-    if output is None:
-        yield lambda text: out(text, "")
-        return
-    partial = output.with_name(f"{output.name}.partial")
-    with disk_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        # A line goes out as it is written: whatever ends the process, the rows so far are there.
-        with partial.open("w", buffering=1, encoding="utf-8", errors="surrogateescape", newline="") as file:
-
-            def write(text: str) -> None:
-                file.write(text)
-
-            yield write
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(output)
+        on_cells = on_cells or f.cells is not None
+        cells = "–" if f.cells is None else str(f.cells)
+        if f.blast_fraction is not None:
+            share, low, high = f.blast_fraction
+            cells += f", {100 * share:.0f} % ({100 * low:.0f}–{100 * high:.0f}) leukaemic"
+        rows.append([f.path, f.label or "–", sure, decision, cells])
+    headers = ["image", "label", "confidence", "decision", "cells"]
+    return (headers, rows) if on_cells else (headers[:-1], [row[:-1] for row in rows])

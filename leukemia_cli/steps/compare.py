@@ -50,7 +50,7 @@ from leukemia_cli.learning.comparing import (
 from leukemia_cli.learning.estimating import Estimated, estimate
 from leukemia_cli.learning.features import Views, state_digest
 from leukemia_cli.learning.machine import Machine, choose_machine
-from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of
+from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of, with_remedies
 from leukemia_cli.learning.runs import versions
 from leukemia_cli.learning.training import SVM_ROWS, Recipe, TrainPlan, within
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
@@ -316,13 +316,14 @@ def _begin(manifest: Manifest, settings: CompareSettings, note: Note) -> _Begun:
     note(f"device: {machine.description}")
     loaded = {}
     for backbone in dict.fromkeys(settings.backbones):
-        loaded[backbone] = load_backbone(
+        pretrained = load_backbone(
             backbone,
             settings.training.weights,
             seed=settings.training.seed,
             fit=settings.training.fit,
             input_size_px=settings.training.input_size_px,
         )
+        loaded[backbone] = with_remedies(pretrained, settings.training.remedies)
         note(f"backbone: {backbone}, weights: {loaded[backbone].spec.weights_source}")
         if loaded[backbone].spec.is_random:
             note("warning: --weights none: the backbone is random, never trained on anything; expect poor figures")

@@ -4,12 +4,15 @@ Requirements met here:
 - An image is judged by members that have not seen it, its copies or its group, or not at all.
 - Images from elsewhere are judged by the run as it stands: no threshold, temperature or class order moves.
 - Every look at a part is written down and counted.
+- A run on cells is judged on photographs, by cells that the finder found, never by marks; figures of cells and of patients,
+  and what the number of cells alone would say, stand beside it.
 - The report is written before a threshold that the user set is held against it.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +37,7 @@ from leukemia_cli.domain import (
     unheard,
 )
 from leukemia_cli.errors import DataError, ThresholdMissed, UsageError, WorkspaceError
+from leukemia_cli.judging.aggregation import RULES, steady_share
 from leukemia_cli.judging.bars import Bar
 from leukemia_cli.judging.comparison import independent_difference
 from leukemia_cli.judging.curves import reliability
@@ -41,15 +45,18 @@ from leukemia_cli.judging.evaluation import judge, judge_abstention, judge_label
 from leukemia_cli.judging.intervals import group_bootstrap
 from leukemia_cli.judging.predictions import Predictions
 from leukemia_cli.learning.batches import Pixels, plain_view, read_sample
-from leukemia_cli.learning.classifier import Classifier, load_classifier, together
-from leukemia_cli.learning.doubt import Thresholds
+from leukemia_cli.learning.classifier import Classifier, Member, load_classifier, together
+from leukemia_cli.learning.doubt import Limits, Thresholds
 from leukemia_cli.learning.fitting import Labels, Scores
 from leukemia_cli.learning.heatmaps import faithfulness, heatmap
 from leukemia_cli.learning.machine import choose_machine
-from leukemia_cli.learning.scoring import Judges, Scored, score
+from leukemia_cli.learning.reading import BagFound, BagSeen, pooled, read_bag, see_views
+from leukemia_cli.learning.scoring import FieldSeen, Judges, Scored, score, score_fields, see_fields
 from leukemia_cli.reporting.evaluation import (
+    CellEvidence,
     Drop,
     Evidence,
+    Level,
     Mistake,
     Rates,
     Report,
@@ -60,7 +67,8 @@ from leukemia_cli.reporting.evaluation import (
 )
 from leukemia_cli.reporting.pictures import confusion_svg
 from leukemia_cli.reporting.thumbnails import HEATMAPS, illustrated
-from leukemia_cli.vision.decode import Unusable, inspect_each
+from leukemia_cli.vision.cutting import InputUnit, cut
+from leukemia_cli.vision.decode import Decoded, ImageFacts, Unusable, decode_each, facts_of
 from leukemia_cli.vision.overlays import heatmap_name, overlay, png_bytes
 from leukemia_cli.workspace import (
     RunFolder,
@@ -157,6 +165,8 @@ class _Part:
     groups_source: GroupsSource
     folds: int | None
     warnings: tuple[str, ...] = ()
+    fields: tuple[FieldSeen, ...] | None = None
+    """Of a run on cells: what was seen of each photograph, in the order of `judged`."""
 
     @property
     def samples(self) -> list[Sample]:
@@ -194,18 +204,23 @@ def evaluate(
         folder = workspace.reports_folder / f"{run.id}-external-{name}"
     elif own is not None:
         name, part = None, _internal(own, classifier, run, settings.split)
+        part = _with_fields(part, workspace, own, classifier, settings, track)
         folder = workspace.reports_folder / f"{run.id}-{settings.split}"
     else:
         raise ValueError("neither images from elsewhere nor a manifest")
+    if settings.heatmaps and classifier.unit == "cell":
+        raise UsageError(f"run {run.id} is on cells, and heat-maps are of whole images", "Leave --heatmaps out")
     if settings.heatmaps:  # a backbone that has none is refused before a look is counted
         side = classifier.preprocessing.input_size_px
         heatmap(classifier, [np.zeros((side, side, 3), dtype=np.uint8)], [0])
-    scored = _score(workspace, classifier, part, settings, track)
+    scored, found = _score(workspace, classifier, part, settings, track)
     predictions = _predictions(classifier, part, scored.probabilities)
     looks = _look(workspace, run, part.samples, name or settings.split)
     if looks > 1:
         note(f"these {name or settings.split} images have now been looked at {looks} times")
     evidence = _evidence(classifier, run, part, scored, predictions, settings)
+    if part.fields is not None:
+        evidence = replace(evidence, cells=_cells(classifier, part, found, settings))
     if name is not None:
         evidence = _with_drop(evidence, workspace, classifier, run, own, predictions, settings, track, note)
     with fresh_folder(folder) as beside:
@@ -213,6 +228,8 @@ def evaluate(
             evidence = replace(evidence, heatmaps=_heatmaps(beside, classifier, part, predictions, settings, note))
         report = _report(classifier, run, own, name, part, predictions, evidence, looks, settings)
         _write(beside, report, part, predictions, settings, note)
+        if part.fields is not None:
+            write_bytes(beside / "cells.csv", _cells_csv(classifier, part.fields))
     missed = [told for bar in settings.bars if (told := bar.missed(report["metrics"])) is not None]
     return Evaluated(folder=folder, report=cast(dict[str, Any], report), missed=tuple(missed))
 
@@ -226,8 +243,10 @@ def some_missed(missed: Sequence[str]) -> ThresholdMissed:
 
 def _score(
     workspace: Workspace, classifier: Classifier, part: _Part, settings: EvaluateSettings, track: Track
-) -> Scored:
-    return score(
+) -> tuple[Scored, tuple[BagFound, ...]]:
+    if part.fields is not None:
+        return score_fields(part.fields, len(classifier.task.classes))
+    scored = score(
         classifier,
         part.judged,
         cache_root=workspace.features_folder / "cache",
@@ -235,6 +254,30 @@ def _score(
         max_megapixels=settings.max_megapixels,
         track=track,
     )
+    return scored, ()
+
+
+def _with_fields(
+    part: _Part,
+    workspace: Workspace,
+    manifest: Manifest,
+    classifier: Classifier,
+    settings: EvaluateSettings,
+    track: Track,
+) -> _Part:
+    """Look at the cells of the run's own photographs; a part of images stays as it is."""
+    if classifier.unit != "cell":
+        return part
+    fields = see_fields(
+        classifier,
+        part.judged,
+        manifest.everything,
+        cache_root=workspace.features_folder / "cache",
+        batch_size=settings.batch_size,
+        max_megapixels=settings.max_megapixels,
+        track=track,
+    )
+    return replace(part, fields=fields)
 
 
 def _predictions(classifier: Classifier, part: _Part, probabilities: Scores) -> Predictions:
@@ -253,6 +296,13 @@ def _predictions(classifier: Classifier, part: _Part, probabilities: Scores) -> 
 
 
 def _internal(manifest: Manifest, classifier: Classifier, run: RunFolder, split: str) -> _Part:
+    if classifier.unit == "cell" and not any(field.label for field in manifest.fields):
+        raise DataError(
+            "no photograph of this manifest has a class of its own, so that findings cannot be judged",
+            "Cells alone are labelled here: the run's validation figures are of cells",
+        )
+    if classifier.unit == "cell" and any(member.reading is None for member in classifier.members):
+        raise WorkspaceError(f"run {run.id} has no rule for photographs", "It is damaged or unfinished: train it again")
     judged = _judged(manifest, classifier, split)
     check_no_leak(manifest, classifier, judged)
     counts = {c: len({s.group for s in manifest.samples if s.label == c}) for c in manifest.task.classes}
@@ -293,7 +343,22 @@ def _external(
     gathered = gather(sources, classifier.task)
     for line in gathered.notes:
         note(line)
-    outcomes = inspect_each([c.path for c in gathered.candidates], workers, settings.max_megapixels)
+    if classifier.unit == "cell" and any(member.reading is None for member in classifier.members):
+        raise WorkspaceError(f"run {run.id} has no rule for photographs", "Its manifest had cells alone")
+    cutting = classifier.cutting
+
+    def look(place: int, decoded: Decoded) -> tuple[ImageFacts, list[Pixels]]:
+        views: list[Pixels] = []
+        if cutting is not None:
+            unit: InputUnit = "cell" if gathered.candidates[place].holds == "crops" else "auto"
+            cells = cut(decoded.pixels, cutting, unit).cells
+            views = [plain_view(cell.pixels, classifier.preprocessing) for cell in cells]
+        return facts_of(decoded), views
+
+    outcomes = decode_each(
+        [c.path for c in gathered.candidates], look, workers=workers, max_megapixels=settings.max_megapixels
+    )
+    bags: list[BagSeen] = []
     watched = track(
         zip(gathered.candidates, outcomes, strict=True), total=len(gathered.candidates), label="opening images"
     )
@@ -302,7 +367,10 @@ def _external(
         if isinstance(outcome, Unusable):
             bad.append(f"{candidate.path}: {outcome.reason}")
         else:
-            opened.append((candidate, outcome))
+            facts, views = outcome
+            opened.append((candidate, facts))
+            if cutting is not None:
+                bags.append(see_views(classifier, views, settings.batch_size))
     if bad and not (settings.skip_bad and opened):
         raise DataError(
             f"{len(bad)} of {len(gathered.candidates)} images cannot be used, the first: {bad[0]}",
@@ -338,7 +406,7 @@ def _external(
     if manifest is None:
         warnings.append("the images the run was trained on are not at hand: whether any is among these was not checked")
     else:
-        seen = {sample.sha256 for sample in manifest.samples}
+        seen = {sample.sha256 for sample in (*manifest.samples, *manifest.fields)}
         shared = [sample.path for sample, _ in judged if sample.sha256 in seen]
         if shared:
             raise DataError(
@@ -359,13 +427,24 @@ def _external(
             f"here the mean of all {len(classifier.members)} members answers, on the run's own test images one member alone: "
             "part of a drop may be hidden by that"
         )
-    return name, _Part(judged=judged, groups_source=gathered.groups_source, folds=None, warnings=tuple(warnings))
+    fields = None
+    if cutting is not None:
+        fields = tuple(
+            FieldSeen(field=sample, judges=judges, cells=(), seen=seen)
+            for (sample, judges), seen in zip(judged, bags, strict=True)
+        )
+    return name, _Part(
+        judged=judged, groups_source=gathered.groups_source, folds=None, warnings=tuple(warnings), fields=fields
+    )
 
 
 def _judged(manifest: Manifest, classifier: Classifier, split: str) -> list[tuple[Sample, Judges]]:
     """Pair every image of the part with the member that is to judge it."""
+    units = manifest.samples
+    if classifier.unit == "cell":
+        units = tuple(field for field in manifest.fields if field.label)
     if manifest.folds is None:
-        part = manifest.part(split)
+        part = [sample for sample in units if sample.split == split]
         if not part:
             raise DataError(f"the manifest has no {split} images", "Prepare again with a larger share for it")
         return [(sample, classifier.members[:1]) for sample in part]
@@ -375,7 +454,7 @@ def _judged(manifest: Manifest, classifier: Classifier, split: str) -> list[tupl
             "Leave --split out; validation figures of the inner folds are in run.json and leuk runs",
         )
     trained = {member.fold for member in classifier.members}
-    return [(s, (classifier.member_of(s.fold),)) for s in manifest.samples if s.fold is not None and s.fold in trained]
+    return [(s, (classifier.member_of(s.fold),)) for s in units if s.fold is not None and s.fold in trained]
 
 
 def check_no_leak(manifest: Manifest, classifier: Classifier, judged: Sequence[tuple[Sample, Judges]]) -> None:
@@ -418,7 +497,7 @@ def _evidence(
     resamples, seed = settings.resamples, settings.seed
     before = _predictions(classifier, part, scored.uncalibrated)
     members = list(dict.fromkeys(id(m) for _, judges in part.judged for m in judges))
-    doubts = [m.doubt for m in classifier.members if id(m) in members and m.doubt is not None]
+    doubts = [each for m in classifier.members if id(m) in members and (each := _limits(m)) is not None]
     asked = [m for m in classifier.members if id(m) in members]
     unmeasured = "this run has no thresholds: no images were left to fit them on"
     if doubts:
@@ -431,6 +510,7 @@ def _evidence(
         predictions,
         novel=scored.novel if scored.novel is not None else nothing,
         uncertain=scored.uncertain if scored.uncertain is not None else nothing,
+        few=scored.few,
         resamples=resamples,
         seed=seed,
     )
@@ -444,7 +524,7 @@ def _evidence(
             fitted_on=together([d.fitted_on for d in doubts]) or "",
             notes=tuple(dict.fromkeys(d.confidence.reason for d in doubts if d.confidence.reason)),
         )
-    thresholds = Thresholds.of([judges[0].doubt for _, judges in part.judged[:1]]) if known else None
+    thresholds = Thresholds.of([_limits(judges[0]) for _, judges in part.judged[:1]]) if known else None
     promise = None if thresholds is None else thresholds.label_sets
     refused = next((d.label_sets.reason for d in doubts if d.label_sets.reason), None)
     says = None
@@ -483,6 +563,116 @@ def _evidence(
         ),
         model=_model(run, classifier),
     )
+
+
+def _limits(member: Member) -> Limits | None:
+    """Give the thresholds of what is judged: photographs in a run on cells, else images."""
+    if member.reading is not None:
+        return member.reading.limits
+    return member.limits
+
+
+STEADY_CELLS = 5
+
+
+def _cells(classifier: Classifier, part: _Part, found: Sequence[BagFound], settings: EvaluateSettings) -> CellEvidence:
+    """Judge cells and patients too, and what the number of cells alone would say."""
+    fields = part.fields or ()
+    figures = {"resamples": settings.resamples, "seed": settings.seed}
+    levels, missing = [], {}
+    by_count = [each.by_count for each in found]
+    if any(told is None for told in by_count):
+        missing["count only"] = "too few photographs to fit the control to"
+    else:
+        control = _predictions(classifier, part, np.array(by_count))
+        says = "the control: photographs judged by the logarithm of their number of cells alone, fitted on training photographs"
+        levels.append(Level(name="count only", says=says, metrics=group_bootstrap(control, **figures)))
+    cells = [(each, i) for each in fields for i, cell in enumerate(each.cells) if cell.label]
+    if cells:
+        chosen = replace(part, judged=tuple((each.cells[i], each.judges) for each, i in cells))
+        told = _predictions(classifier, chosen, np.array([each.seen.cells[i] for each, i in cells]))
+        says = f"{len(cells)} labelled cells of these photographs, each by itself"
+        levels.append(Level(name="cell", says=says, metrics=group_bootstrap(told, **figures)))
+    else:
+        missing["cell"] = "no cell of these photographs is labelled"
+    patients, why = _patients(classifier, part)
+    if patients is None:
+        missing["patient"] = why
+    else:
+        levels.append(Level(name="patient", says=why, metrics=group_bootstrap(patients, **figures)))
+    counts = [each.counted.cells for each in found]
+    readings = [m.reading for m in dict.fromkeys(m for each in fields for m in each.judges) if m.reading is not None]
+    return CellEvidence(
+        found=sum(counts),
+        median=float(np.median(counts)),
+        least_cells=max(reading.least_cells for reading in readings),
+        few_cells=sum(each.few_cells for each in found),
+        rules=tuple(dict.fromkeys(RULES[reading.aggregation.rule][0] for reading in readings)),
+        chosen_on=together([reading.aggregation.chosen_on for reading in readings]),
+        steady=_steady(fields, settings.seed),
+        steady_cells=STEADY_CELLS,
+        levels=tuple(levels),
+        missing=missing,
+    )
+
+
+def _patients(classifier: Classifier, part: _Part) -> tuple[Predictions | None, str]:
+    """Give the findings of patients, all cells of their photographs in one bag, and what they are; or None and why not."""
+    if part.groups_source not in ("given", "filename"):
+        return None, "which photographs are of one patient is not known"
+    of_group: dict[str, list[FieldSeen]] = {}
+    for each in part.fields or ():
+        of_group.setdefault(each.field.group, []).append(each)
+    whole = {name: fields for name, fields in of_group.items() if len({f.field.label for f in fields}) == 1}
+    if len(whole) == len(part.judged):
+        return None, "every group has one photograph"
+    if not whole:
+        return None, "every group holds photographs of several classes"
+    judged = tuple((fields[0].field, fields[0].judges) for fields in whole.values())
+    told = [read_bag(fields[0].judges, pooled([f.seen for f in fields])).probabilities for fields in whole.values()]
+    mixed = len(of_group) - len(whole)
+    says = f"{counted(len(whole), 'group')} of photographs, the cells of each in one bag, read by the same rule"
+    if mixed:
+        says += f"; {counted(mixed, 'group')} with photographs of several classes left out"
+    return _predictions(classifier, replace(part, judged=judged), np.array(told)), says
+
+
+def _steady(fields: Sequence[FieldSeen], seed: int) -> float | None:
+    """Give the share of decisions that stay with few cells of each photograph, each member judging its own photographs."""
+    total = kept = 0.0
+    for member in dict.fromkeys(each.judges[0] for each in fields):
+        if member.reading is None:
+            continue
+        bags = [each.seen.by_member[0] for each in fields if each.judges[0] is member and len(each.seen.by_member[0])]
+        if bags:
+            total += len(bags)
+            kept += len(bags) * steady_share(member.reading.aggregation, bags, most=STEADY_CELLS, seed=seed)
+    return kept / total if total else None
+
+
+def _cells_csv(classifier: Classifier, fields: Sequence[FieldSeen]) -> bytes:
+    """Give every cell with its scores; `label` is empty for a cell of which nobody said the class."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["path", "cell", "x", "y", "label", *(f"score_{name}" for name in classifier.task.classes), "novelty"]
+    )
+    for each in fields:
+        scores = each.seen.cells
+        for i in range(len(scores)):
+            cell = each.cells[i] if each.cells else None
+            writer.writerow(
+                [
+                    each.field.path,
+                    i + 1,
+                    "" if cell is None or cell.x is None else cell.x,
+                    "" if cell is None or cell.y is None else cell.y,
+                    "" if cell is None else cell.label,
+                    *scores[i].tolist(),
+                    "" if each.seen.novelty is None else float(each.seen.novelty[i]),
+                ]
+            )
+    return out.getvalue().encode("utf-8", errors="surrogateescape")
 
 
 def _promise(alpha: float, per: str, part: _Part, *, external: bool) -> str:
@@ -551,7 +741,8 @@ def _with_drop(
         return evidence
     try:
         part = _internal(manifest, classifier, run, "test")
-        scored = _score(workspace, classifier, part, settings, track)
+        part = _with_fields(part, workspace, manifest, classifier, settings, track)
+        scored, _ = _score(workspace, classifier, part, settings, track)
     except DataError as error:
         note(f"warning: no drop against the internal test: {error.problem}")
         return evidence

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from leukemia_cli.domain import Fit, Manifest, Note, Sample, Track, silent, unheard
+from leukemia_cli.domain import NO_REMEDIES, Fit, Manifest, Note, Remedies, Sample, Track, silent, unheard
 from leukemia_cli.errors import DataError, MachineError, UsageError, WorkspaceError
 from leukemia_cli.learning.classifier import load_classifier
-from leukemia_cli.learning.features import FeatureCache, Features, Views, extract, state_digest
+from leukemia_cli.learning.features import FeatureCache, Features, Views, extract, seen_whole, state_digest
 from leukemia_cli.learning.machine import choose_machine, place
+from leukemia_cli.learning.recipes import with_remedies
 from leukemia_cli.learning.runs import versions
 from leukemia_cli.learning.weights import load_backbone
 from leukemia_cli.workspace import (
@@ -46,6 +47,7 @@ class ExtractSettings:
     output: Path | None = None
     fit: Fit = "squash"
     input_size_px: int | None = None
+    remedies: Remedies = NO_REMEDIES
     batch_size: int = 16
     max_megapixels: float = 200.0
     device: str = "auto"
@@ -106,6 +108,7 @@ def extract_features(
             fit=settings.fit,
             input_size_px=settings.input_size_px,
         )
+        loaded = with_remedies(loaded, settings.remedies)
         backbone, spec, preprocessing = loaded.module, loaded.spec, loaded.preprocessing
         place(backbone, machine)
         weights = settings.weights if settings.weights in ("auto", "none") else str(Path(settings.weights).absolute())
@@ -118,17 +121,21 @@ def extract_features(
         hint = "A manifest of folds has no splits: use --split all" if manifest.folds else "Prepare it larger"
         raise DataError(f"the manifest has no {settings.split} images", hint)
     digest = state_digest(backbone.state_dict())
+    cache = FeatureCache(workspace.features_folder / "cache", digest, preprocessing)
     features = extract(
         backbone,
         samples,
         preprocessing,
-        cache=FeatureCache(workspace.features_folder / "cache", digest, preprocessing),
+        cache=cache,
         views=Views(),
         machine=machine,
         batch_size=settings.batch_size,
         max_megapixels=settings.max_megapixels,
         track=track,
     )[:, 0]
+    whole = {sample.sha256 for sample in samples} & cache.unmeasured
+    if whole:
+        note(seen_whole(len(whole)))
     order = {name: i for i, name in enumerate(manifest.task.classes)}
     labels = np.array([order[s.label] for s in samples], dtype=np.int64)
     stem = run.id if run is not None else spec.name.replace(":", "-").replace("/", "-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,14 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leukemia_cli.catalog import VARIANTS, Wanted, candidates
-from leukemia_cli.domain import Fit, Manifest, Note, Track, silent, unheard
+from leukemia_cli.domain import NO_REMEDIES, Fit, Manifest, Note, Preprocessing, Remedies, Track, silent, unheard
 from leukemia_cli.errors import UsageError, WorkspaceError
-from leukemia_cli.learning.batches import Augmentation
 from leukemia_cli.learning.classifier import Classifier, load_classifier
 from leukemia_cli.learning.doubt import DoubtSettings
 from leukemia_cli.learning.features import state_digest
 from leukemia_cli.learning.fitting import FitSettings
 from leukemia_cli.learning.machine import Machine, choose_machine
+from leukemia_cli.learning.recipes import augmentation_of, with_remedies
 from leukemia_cli.learning.runs import FinishedRun, finish_run
 from leukemia_cli.learning.training import Recipe, TrainedMember, Trainer, TrainPlan, within
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
@@ -47,17 +48,26 @@ class FitSvmSettings:
     views: int = 4
     fit: Fit = "squash"
     input_size_px: int | None = None
+    remedies: Remedies = NO_REMEDIES
+    stain_jitter: float | None = None
     batch_size: int = 16
     max_megapixels: float = 200.0
     false_alarm: float = 0.05
     risk: float = 0.05
     alpha: float = 0.1
+    least_cells: int = 3
     device: str = "auto"
     workers: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        DoubtSettings(false_alarm=self.false_alarm, risk=self.risk, alpha=self.alpha)
+        DoubtSettings(false_alarm=self.false_alarm, risk=self.risk, alpha=self.alpha, least_cells=self.least_cells)
+        jitter = self.stain_jitter
+        if jitter is not None and not (math.isfinite(jitter) and jitter >= 0):
+            raise UsageError(f"--stain-jitter {jitter} is no number from 0 up", "Leave it out to take the default")
+        if jitter is not None and (self.views == 1 or self.features is not None):
+            flag = "--features" if self.features is not None else "--views 1"
+            raise UsageError(f"--stain-jitter means nothing with {flag}", "Leave one of them out")
 
 
 def fit_svm(
@@ -101,13 +111,18 @@ def fit_svm(
     plan = TrainPlan(
         fit=FitSettings(batch_size=settings.batch_size, epochs=0),
         head_fit=FitSettings(),
-        augmentation=Augmentation(),
+        augmentation=augmentation_of(settings.stain_jitter),
         views=1 if settings.features else settings.views,
         precision="fp32",
         checkpoint_every_s=0.0,
         max_megapixels=settings.max_megapixels,
         seed=seed,
-        doubt=DoubtSettings(false_alarm=settings.false_alarm, risk=settings.risk, alpha=settings.alpha),
+        doubt=DoubtSettings(
+            false_alarm=settings.false_alarm,
+            risk=settings.risk,
+            alpha=settings.alpha,
+            least_cells=settings.least_cells,
+        ),
     )
     folder = new_run_folder(
         workspace,
@@ -173,9 +188,10 @@ def _loaded_from(classifier: Classifier) -> LoadedBackbone:
 def _loaded_from_name(settings: FitSvmSettings) -> LoadedBackbone:
     if settings.backbone is None:
         raise UsageError("no backbone is named", "Name one with --backbone")
-    return load_backbone(
+    loaded = load_backbone(
         settings.backbone, settings.weights, seed=settings.seed, fit=settings.fit, input_size_px=settings.input_size_px
     )
+    return with_remedies(loaded, settings.remedies)
 
 
 def _feature_facts(workspace: Workspace, manifest: Manifest, wanted: str) -> dict[str, Any]:
@@ -198,14 +214,15 @@ def _feature_facts(workspace: Workspace, manifest: Manifest, wanted: str) -> dic
 
 def _loaded_again(facts: Mapping[str, Any]) -> LoadedBackbone:
     """Load the backbone that a set of features was made with; raises WorkspaceError where it gives other values now."""
-    preprocessing = facts["preprocessing"]
+    preprocessing = Preprocessing.from_json(facts["preprocessing"])
     loaded = load_backbone(
         facts["backbone"],
         facts["weights"],
         seed=facts["seed"],
-        fit=preprocessing["fit"],
-        input_size_px=preprocessing["input_size_px"],
+        fit=preprocessing.fit,
+        input_size_px=preprocessing.input_size_px,
     )
+    loaded = with_remedies(loaded, preprocessing.remedies)
     if state_digest(loaded.module.state_dict()) != facts["backbone_sha256"]:
         raise WorkspaceError(
             f"features {facts['features']} were made with other weights than {facts['weights']} gives now",

@@ -9,13 +9,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
-from leukemia_cli.domain import Manifest, Note, Track, silent, unheard
+from leukemia_cli.domain import Manifest, Note, Remedies, Track, silent, unheard
 from leukemia_cli.errors import DataError, LeukError, UsageError, WorkspaceError
 from leukemia_cli.learning.machine import Machine, choose_machine
-from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of
+from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of, with_remedies
 from leukemia_cli.learning.runs import CHECKPOINT_FOLDER, FinishedRun, finish_run
 from leukemia_cli.learning.training import Recipe, Trainer, within
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
+from leukemia_cli.vision.remedies import targeted
 from leukemia_cli.workspace import (
     SCHEMA_VERSION,
     RunFolder,
@@ -61,6 +62,7 @@ def train(
     machine = choose_machine(settings.device, settings.workers)
     if settings.weights not in ("auto", "none"):
         settings = replace(settings, weights=str(Path(settings.weights).absolute()))
+    settings = replace(settings, remedies=targeted(settings.remedies))
     loaded = _load(settings, note)
     recipe = within(recipe, loaded.spec.feature_width, note)
     note(f"device: {machine.description}")
@@ -136,8 +138,10 @@ def _stored_settings(run: RunFolder) -> TrainSettings:
         for name in ("feature_sizes", "dropout_rates", "selected", "selectors", "kernels"):
             if stored.get(name) is not None:  # runs from before there were selectors have none
                 stored[name] = tuple(tuple(v) if isinstance(v, list) else v for v in stored[name])
+        if "remedies" in stored:
+            stored["remedies"] = Remedies.from_json(stored["remedies"])
         return TrainSettings(**stored)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise WorkspaceError(
             f"run {run.path} does not say how it was started: {error}", "Train anew without --resume"
         ) from error
@@ -151,6 +155,7 @@ def _load(settings: TrainSettings, note: Note) -> LoadedBackbone:
         fit=settings.fit,
         input_size_px=settings.input_size_px,
     )
+    loaded = with_remedies(loaded, settings.remedies)
     note(f"backbone: {settings.backbone} ({loaded.spec.timm_name}), weights: {loaded.spec.weights_source}")
     if loaded.spec.is_random:
         note("warning: --weights none: the backbone is random, never trained on anything; expect poor figures")

@@ -24,11 +24,11 @@ import threading
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ from leukemia_cli.domain import Fit
 from leukemia_cli.errors import DataError
 
 Pixels = NDArray[np.uint8]
+Done = TypeVar("Done")
 MAX_MEGAPIXELS = 200.0
 LEAST_SIDE_PX = 16
 
@@ -67,6 +68,8 @@ class Decoded:
     height: int
     format: str
     mode: str
+    content: bytes
+    """The file, as it was read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +109,18 @@ def decode(
         raise BadImage(name, _damage(error), "Copy it again from where it came, or leave it out") from error
     height, width = pixels.shape[:2]
     digest = hashlib.sha256(content).hexdigest()
-    return Decoded(pixels=pixels, sha256=digest, width=width, height=height, format=kind, mode=mode)
+    return Decoded(pixels=pixels, sha256=digest, width=width, height=height, format=kind, mode=mode, content=content)
 
 
 def inspect(
     path: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS, least_side_px: int = LEAST_SIDE_PX
 ) -> ImageFacts:
     """Decode an image whole and keep what identifies it; raises as `decode` does."""
-    decoded = decode(path, max_megapixels=max_megapixels, least_side_px=least_side_px)
+    return facts_of(decode(path, max_megapixels=max_megapixels, least_side_px=least_side_px))
+
+
+def facts_of(decoded: Decoded) -> ImageFacts:
+    """Give what is kept of a decoded image."""
     return ImageFacts(
         sha256=decoded.sha256,
         pixels_digest=pixels_digest(decoded.pixels),
@@ -401,20 +408,25 @@ class Unusable:
     hint: str
 
 
-def inspect_each(paths: Iterable[str], workers: int, max_megapixels: float) -> Iterator[ImageFacts | Unusable]:
-    """Yield what is found of each image, in order; no more images are decoded at a time than there are workers."""
+def decode_each(
+    paths: Iterable[str], work: Callable[[int, Decoded], Done], *, workers: int, max_megapixels: float
+) -> Iterator[Done | Unusable]:
+    """Yield what `work` makes of each image and its place, in order; no more images are held than there are workers.
 
-    def look(path: str) -> ImageFacts | Unusable:
+    `work` runs in the workers' threads; a BadImage that it raises makes its image unusable, like one of decoding.
+    """
+
+    def look(place: int, path: str) -> Done | Unusable:
         try:
-            return inspect(path, max_megapixels=max_megapixels)
+            return work(place, decode(path, max_megapixels=max_megapixels))
         except BadImage as error:
             return Unusable(error.reason, error.hint)
 
     pool = ThreadPoolExecutor(max_workers=max(1, workers))
-    waiting: deque[Future[ImageFacts | Unusable]] = deque()
+    waiting: deque[Future[Done | Unusable]] = deque()
     try:
-        for path in paths:
-            waiting.append(pool.submit(look, path))
+        for place, path in enumerate(paths):
+            waiting.append(pool.submit(look, place, path))
             if len(waiting) > 4 * max(1, workers):
                 yield waiting.popleft().result()
         while waiting:

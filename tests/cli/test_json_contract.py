@@ -20,6 +20,7 @@ RUN_KEYS = {
 COLUMNS = (
     "path", "label", "decision", "reason", "confidence", "score_ALL", "score_HTL", "label_set", "novelty",
     "novelty_threshold", "unit", "cells", "run", "engine", "precision", "error", "novel_kind",
+    "cells_ALL", "cells_HTL", "blast_fraction", "blast_low", "blast_high", "tiles",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 HEAVY = ["torch", "torchvision", "timm", "sklearn", "scipy", "numpy", "PIL"]
 COMMANDS = (
-    "prepare", "train", "extract-features", "fit-svm", "evaluate", "classify", "report", "compare", "runs",
+    "prepare", "train", "extract-features", "fit-svm", "evaluate", "classify", "cells", "report", "compare", "runs",
     "doctor", "sample-images",
 )  # fmt: skip
 

@@ -175,8 +175,9 @@ def test_what_is_not_recognised_or_in_two_ways(tmp_path: Path) -> None:
     touch(tmp_path, "train/ALL/a.png")
     with pytest.raises(DataError, match="not recognised: it holds folders train") as caught:
         gathered(tmp_path)
-    for name in LAYOUTS:
-        assert f"{name}: " in caught.value.hint
+    for name, layout in LAYOUTS.items():
+        assert name in caught.value.hint
+        assert (layout.looks_like in caught.value.hint) != layout.published  # a page of words would help nobody
     touch(tmp_path, "ALL/a.png", "HTL/a.png")
     (tmp_path / "labels.csv").write_text("path,label\nALL/a.png,ALL\n")
     with pytest.raises(DataError, match=r"2 ways: folders: .*; or csv: ") as caught:

@@ -29,6 +29,7 @@ def test_columns_are_those_of_the_contract_in_order() -> None:
     assert columns(CLASSES) == (
         "path", "label", "decision", "reason", "confidence", "score_ALL", "score_AML", "score_HTL", "label_set", "novelty",
         "novelty_threshold", "unit", "cells", "run", "engine", "precision", "error", "novel_kind",
+        "cells_ALL", "cells_AML", "cells_HTL", "blast_fraction", "blast_low", "blast_high", "tiles",
     )  # fmt: skip
     assert tuple(finding().as_row()) == columns(CLASSES)
 
@@ -37,7 +38,7 @@ def test_an_error_has_the_same_columns_and_no_numbers() -> None:
     row = finding(label=None, decision="error", confidence=None, scores=None, error="it is empty").as_row()
     assert tuple(row) == columns(CLASSES)
     assert [row[f"score_{name}"] for name in CLASSES] == [None, None, None]
-    assert csv_line(tuple(row.values())) == "a.png,,error,,,,,,,,,image,,senet-base-1,torch,fp32,it is empty,\n"
+    assert csv_line(tuple(row.values())) == "a.png,,error,,,,,,,,,image,,senet-base-1,torch,fp32,it is empty,,,,,,,,\n"
     assert json.loads(json_line(row)) == row
 
 

@@ -1,0 +1,253 @@
+"""What members make of a photograph by its cells: probabilities of each cell, a finding for all, and when not to say it.
+
+Requirements met here:
+- A photograph, a slide and all photographs of a patient are one thing: a bag of cells.
+- Rule, thresholds and control were fitted out of fold, on cells that the finder found, labelled or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leukemia_cli.judging.aggregation import (
+    RULES,
+    Aggregation,
+    Bag,
+    CountControl,
+    Counted,
+    count_cells,
+    default_aggregation,
+    fit_aggregation,
+    fit_count_control,
+)
+from leukemia_cli.judging.calibration import softmax
+from leukemia_cli.learning.doubt import Calibration, DoubtSettings, Limits, Thresholds, doubted, fit_limits
+from leukemia_cli.learning.features import Features
+from leukemia_cli.learning.fitting import Labels, Scores
+
+if TYPE_CHECKING:
+    from leukemia_cli.learning.batches import Pixels
+    from leukemia_cli.learning.classifier import Classifier, Member
+
+Reason = Literal["novel", "uncertain", "few_cells"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How one member reads a bag of cells: its rule, the control beside it, and its thresholds for whole bags."""
+
+    aggregation: Aggregation
+    control: CountControl | None
+    limits: Limits | None
+    least_cells: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Give every field as JSON types."""
+        return {
+            "aggregation": self.aggregation.as_json(),
+            "control": None if self.control is None else self.control.as_json(),
+            "limits": None if self.limits is None else self.limits.as_json(),
+            "least_cells": self.least_cells,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Reading:
+        """Undo `as_json`; raises KeyError, TypeError or ValueError for anything else."""
+        control, limits = stored["control"], stored["limits"]
+        return cls(
+            aggregation=Aggregation.from_json(stored["aggregation"]),
+            control=None if control is None else CountControl.from_json(control),
+            limits=None if limits is None else Limits.from_json(limits),
+            least_cells=int(stored["least_cells"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bags:
+    """Photographs (N) with the out-of-fold probabilities and novelty of their cells, their labels, groups and folds."""
+
+    cells: Sequence[Bag]
+    novelty: Sequence[Scores]
+    labels: Labels
+    groups: tuple[str, ...] | None
+    folds: Labels
+    named: str
+    grouped: bool = True
+    """Whether folds hold whole groups; else no rule is chosen by them, only the first is fitted, and no threshold."""
+
+
+def fit_reading(
+    rule_from: Bags,
+    limits_from: Bags | None,
+    *,
+    class_count: int,
+    healthy: int | None,
+    settings: DoubtSettings,
+) -> Reading:
+    """Choose and fit the rule on some photographs, and the thresholds on others; without others, on folds of the same.
+
+    A threshold is then fitted to what a rule fitted on the other folds says, never to what it was fitted on itself.
+    """
+    bags = rule_from
+    rules = tuple(RULES)[: None if bags.grouped else 1]
+    aggregation = fit_aggregation(
+        bags.cells, bags.labels, bags.folds, class_count=class_count, healthy=healthy, chosen_on=bags.named, rules=rules
+    )
+    control = None
+    if len(np.unique(bags.labels)) == class_count:
+        counts = np.array([len(bag) for bag in bags.cells], dtype=np.int64)
+        control = fit_count_control(counts, bags.labels, class_count=class_count)
+    held = limits_from or rule_from
+    if limits_from is not None:
+        told = aggregation(held.cells)
+    else:
+        told = np.zeros((len(held.cells), class_count))
+        for fold in np.unique(bags.folds):
+            rest = np.flatnonzero(bags.folds != fold).tolist()
+            here = np.flatnonzero(bags.folds == fold).tolist()
+            other = default_aggregation(class_count, healthy)
+            if len(rest):
+                other = fit_aggregation(
+                    [bags.cells[i] for i in rest], bags.labels[rest], bags.folds[rest],
+                    class_count=class_count, healthy=healthy, chosen_on=bags.named,
+                )  # fmt: skip
+            told[here] = other([bags.cells[i] for i in here])
+    kept = [i for i, bag in enumerate(held.cells) if len(bag) >= settings.least_cells and held.grouped]
+    limits = None
+    if kept:
+        limits = fit_limits(
+            Calibration(
+                probabilities=told[kept],
+                labels=held.labels[kept],
+                groups=None if held.groups is None else tuple(held.groups[i] for i in kept),
+                novelty=np.array([strangeness(held.novelty[i]) for i in kept]),
+                named=held.named,
+            ),
+            settings,
+        )
+    return Reading(aggregation=aggregation, control=control, limits=limits, least_cells=settings.least_cells)
+
+
+def strangeness(novelty: Scores) -> float:
+    """Give the novelty of a bag: the median over its cells (n ≥ 1), so that neither their number nor one artefact sets it."""
+    return float(np.median(novelty))
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BagSeen:
+    """What members make of one bag of n cells: each member's probabilities (n, C), and novelty (n,) if all tell it."""
+
+    by_member: tuple[Scores, ...]
+    raw_by_member: tuple[Scores, ...]
+    novelty: Scores | None
+
+    @property
+    def cells(self) -> Scores:
+        """Give the mean probabilities (n, C) of the cells."""
+        return np.asarray(np.mean(self.by_member, axis=0))
+
+
+def see_bag(members: Sequence[Member], features: Sequence[Features]) -> BagSeen:
+    """Look at n cells by each member's feature vectors (n, D)."""
+    scores = [member.scores(rows) for member, rows in zip(members, features, strict=True)]
+    doubts = [member.doubt for member in members]
+    novelty = None
+    if all(doubt is not None for doubt in doubts):
+        told = [d.novelty.scores(rows) for d, rows in zip(doubts, features, strict=True) if d is not None]
+        novelty = np.asarray(np.mean(told, axis=0))
+    return BagSeen(
+        by_member=tuple(softmax(s, m.temperature) for s, m in zip(scores, members, strict=True)),
+        raw_by_member=tuple(softmax(s) for s in scores),
+        novelty=novelty,
+    )
+
+
+def see_views(classifier: Classifier, views: Sequence[Pixels], batch_size: int) -> BagSeen:
+    """Look at n plain views of cells by every member, `batch_size` at a time."""
+    members, parts = classifier.members, []
+    for start in range(0, len(views), batch_size):
+        parts.append(see_bag(members, classifier.features(views[start : start + batch_size])))
+    if parts:
+        return pooled(parts)
+    nothing = tuple(np.zeros((0, len(classifier.task.classes))) for _ in members)
+    told = all(member.doubt is not None for member in members)
+    return BagSeen(by_member=nothing, raw_by_member=nothing, novelty=np.zeros(0) if told else None)
+
+
+def pooled(bags: Sequence[BagSeen]) -> BagSeen:
+    """Put the cells of several photographs, of one patient say, into one bag."""
+    told = [bag.novelty for bag in bags]
+    return BagSeen(
+        by_member=tuple(np.concatenate(parts) for parts in zip(*(bag.by_member for bag in bags), strict=True)),
+        raw_by_member=tuple(np.concatenate(parts) for parts in zip(*(bag.raw_by_member for bag in bags), strict=True)),
+        novelty=np.concatenate([t for t in told if t is not None]) if all(t is not None for t in told) else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BagFound:
+    """The finding for a bag: probabilities (C,), how strange it is, what it is counted as, and why not to say it."""
+
+    probabilities: Scores
+    uncalibrated: Scores
+    by_count: Scores | None
+    """What the number of cells alone says (C,): the control."""
+    counted: Counted
+    novelty: float | None
+    thresholds: Thresholds | None
+    least_cells: int
+    novel: bool
+    uncertain: bool
+    few_cells: bool
+    label_set: NDArray[np.bool_] | None
+
+    @property
+    def reason(self) -> Reason | None:
+        """Give the first reason to abstain: too few cells to say anything, then novel, then uncertain."""
+        return "few_cells" if self.few_cells else "novel" if self.novel else "uncertain" if self.uncertain else None
+
+
+def read_bag(members: Sequence[Member], seen: BagSeen) -> BagFound:
+    """Read a bag by every member's own rule and take the mean; raises ValueError for a member that has no rule."""
+    readings = [member.reading for member in members if member.reading is not None]
+    if len(readings) < len(members):
+        raise ValueError("a member of a run on cells has no rule for photographs")
+    pairs = list(zip(readings, seen.by_member, seen.raw_by_member, strict=True))
+    probabilities = np.mean([reading.aggregation([cells])[0] for reading, cells, _ in pairs], axis=0)
+    uncalibrated = np.mean([reading.aggregation([raw])[0] for reading, _, raw in pairs], axis=0)
+    cells = seen.cells
+    count = len(cells)
+    controls = [reading.control for reading in readings if reading.control is not None]
+    by_count = None
+    if len(controls) == len(readings):
+        by_count = np.mean([control(np.array([count]))[0] for control in controls], axis=0)
+    thresholds = Thresholds.of([reading.limits for reading in readings])
+    novelty = None if seen.novelty is None or count == 0 else strangeness(seen.novelty)
+    novel = uncertain = False
+    label_set = None
+    if thresholds is not None:
+        told = doubted(probabilities[None], np.array([0.0 if novelty is None else novelty]), thresholds)
+        novel, uncertain = novelty is not None and bool(told.novel[0]), bool(told.uncertain[0])
+        label_set = None if told.sets is None else told.sets[0]
+    least = max(reading.least_cells for reading in readings)
+    return BagFound(
+        probabilities=probabilities,
+        uncalibrated=uncalibrated,
+        by_count=by_count,
+        counted=count_cells(cells, readings[0].aggregation.healthy, len(probabilities)),
+        novelty=novelty,
+        thresholds=thresholds,
+        least_cells=least,
+        novel=novel,
+        uncertain=uncertain,
+        few_cells=count < least,
+        label_set=label_set,
+    )
