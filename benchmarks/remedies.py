@@ -47,8 +47,8 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     "reinhard": ("--views", "1", "--stain-norm", "reinhard"),
     "mask, tiles 4, macenko": ("--views", "1", "--mask-marks", "--tiles", "4", "--stain-norm", "macenko"),
     "mask, tiles 4, reinhard": ("--views", "1", "--mask-marks", "--tiles", "4", "--stain-norm", "reinhard"),
-    "none, 4 views": (),
-    "stain jitter 0.2, 4 views": ("--stain-jitter", "0.2"),
+    "none, 2 views": ("--views", "2"),
+    "stain jitter 0.2, 2 views": ("--views", "2", "--stain-jitter", "0.2"),
     "mask, red cells 20 px": ("--views", "1", "--mask-marks", "--resolution", "20"),
     "mask, tiles 4, red cells 20 px": ("--views", "1", "--mask-marks", "--tiles", "4", "--resolution", "20"),
 }

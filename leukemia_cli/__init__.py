@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bar",
+    "CellSettings",
     "ClassifySettings",
     "CompareSettings",
     "DataError",
@@ -30,6 +31,7 @@ __all__ = [
     "errors",
     "evaluate",
     "extract_features",
+    "find_cells_in",
     "find_run",
     "fit_svm",
     "open_classifier",
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     )
     from leukemia_cli.judging.bars import Bar
     from leukemia_cli.learning.recipes import TrainSettings
+    from leukemia_cli.steps.cells import CellSettings, find_cells_in
     from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
     from leukemia_cli.steps.compare import CompareSettings, compare, plan_comparison
     from leukemia_cli.steps.evaluate import EvaluateSettings, evaluate
@@ -69,6 +72,7 @@ else:
     _HOMES = {
         "Bar": "judging.bars",
         "ClassifySettings": "steps.classify",
+        "CellSettings": "steps.cells",
         "CompareSettings": "steps.compare",
         "DataError": "errors",
         "EvaluateSettings": "steps.evaluate",
@@ -86,6 +90,7 @@ else:
         "compare": "steps.compare",
         "evaluate": "steps.evaluate",
         "extract_features": "steps.extract_features",
+        "find_cells_in": "steps.cells",
         "find_run": "workspace",
         "fit_svm": "steps.fit_svm",
         "open_classifier": "steps.classify",

@@ -123,6 +123,13 @@ class Sample:
     field: str = ""
     x: float | None = None
     y: float | None = None
+    bundle: str = ""
+    """Name shared by groups that hold near copies of one another; empty where there are none."""
+
+    @property
+    def inseparable(self) -> str:
+        """Give what is dealt whole: the group, or the bundle of groups that near copies tie together."""
+        return self.bundle or self.group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

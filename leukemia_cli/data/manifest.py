@@ -31,6 +31,8 @@ from leukemia_cli.workspace import Workspace, check_schema, fresh_folder, now, r
 SCHEMA_VERSION = 1
 COLUMNS = ("path", "label", "group", "split", "fold", "unit", "source", "sha256", "width", "height")
 CELL_COLUMNS = (*COLUMNS, "field", "x", "y")
+BUNDLE = "bundle"
+"""A further column, last, where near copies tie groups together."""
 CROPS = "crops"
 """Folder, beside the tables, of the cells that were cut; their paths are relative to the tables."""
 _TABLE, _FACTS = "manifest.csv", "manifest.json"
@@ -74,7 +76,10 @@ def _ordered(samples: Iterable[Sample]) -> tuple[Sample, ...]:
 
 def manifest_fingerprint(task: Task, samples: Iterable[Sample]) -> str:
     """Give 16 hex digits that change with any image's bytes, class, group, part or unit, and the task's classes."""
-    rows = sorted(json.dumps([s.sha256, s.label, s.group, s.split, s.fold, s.unit]) for s in samples)
+    rows = sorted(
+        json.dumps([s.sha256, s.label, s.group, s.split, s.fold, s.unit, *([s.bundle] if s.bundle else [])])
+        for s in samples
+    )
     digest = hashlib.sha256()
     for row in rows:
         digest.update(row.encode() + b"\n")
@@ -167,8 +172,9 @@ def count_parts(manifest: Manifest) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _table(samples: Iterable[Sample], unit: Unit, folder: str) -> str:
-    lines = [",".join(COLUMNS if unit == "image" else CELL_COLUMNS)]
+def _table(samples: Sequence[Sample], unit: Unit, folder: str) -> str:
+    bundled = any(sample.bundle for sample in samples)
+    lines = [",".join([*(COLUMNS if unit == "image" else CELL_COLUMNS), *([BUNDLE] if bundled else [])])]
     inside = os.path.join(folder, "")
     for s in samples:
         fold = "" if s.fold is None else str(s.fold)
@@ -176,6 +182,8 @@ def _table(samples: Iterable[Sample], unit: Unit, folder: str) -> str:
         if unit == "cell":
             cells[0] = s.path.removeprefix(inside)  # crops move with their workspace
             cells += [s.field, "" if s.x is None else f"{s.x:.1f}", "" if s.y is None else f"{s.y:.1f}"]
+        if bundled:
+            cells.append(s.bundle)
         lines.append(",".join(map(_cell, cells)))
     return "\n".join(lines) + "\n"
 
@@ -188,11 +196,13 @@ def _cell(text: str) -> str:
 def _samples(text: str, unit: Unit, folder: str) -> tuple[Sample, ...]:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     columns = COLUMNS if unit == "image" else CELL_COLUMNS
-    if tuple(next(rows, ())) != columns:
+    header = tuple(next(rows, ()))
+    if header not in (columns, (*columns, BUNDLE)):
         raise ValueError(f"the table does not have the columns {','.join(columns)}")
     samples = []
-    for path, label, group, split, fold, of, source, sha256, width, height, *where in rows:
-        field, x, y = where or ("", "", "")
+    for path, label, group, split, fold, of, source, sha256, width, height, *more in rows:
+        bundle = more.pop() if header[-1] == BUNDLE else ""
+        field, x, y = more or ("", "", "")
         samples.append(
             Sample(
                 path=os.path.join(folder, path) if unit == "cell" else path,
@@ -208,6 +218,7 @@ def _samples(text: str, unit: Unit, folder: str) -> tuple[Sample, ...]:
                 field=field,
                 x=float(x) if x else None,
                 y=float(y) if y else None,
+                bundle=bundle,
             )
         )
     return tuple(samples)

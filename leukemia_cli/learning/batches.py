@@ -112,8 +112,10 @@ def to_input(views: Tensor, spec: Preprocessing, device: torch.device) -> Tensor
     """Normalise uint8 (B, T·S, S, 3) on the device to float32 (B·T, 3, S, S), channels last in memory."""
     mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1) * 255.0
     std = torch.tensor(spec.std, device=device).view(1, 3, 1, 1) * 255.0
-    size = spec.input_size_px
-    moved = views.to(device, non_blocking=True).reshape(-1, size, size, 3).permute(0, 3, 1, 2)
+    count, height, width = views.shape[:3]
+    tiles = spec.remedies.tiles
+    apart = views.to(device, non_blocking=True).reshape(count * tiles, height // tiles, width, 3)
+    moved = apart.permute(0, 3, 1, 2)
     return ((moved.float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 

@@ -93,11 +93,11 @@ def inner_holdouts(samples: Sequence[Sample], positions: Sequence[int], *, most:
     """
     groups_of: dict[str, set[str]] = {}
     for i in positions:
-        groups_of.setdefault(samples[i].label, set()).add(samples[i].group)
+        groups_of.setdefault(samples[i].label, set()).add(samples[i].inseparable)
     folds = min(most, min((len(groups) for groups in groups_of.values()), default=0))
     if folds < 2:
         return ()
-    rows = [(samples[i].group, samples[i].label) for i in positions]
+    rows = [(samples[i].inseparable, samples[i].label) for i in positions]
     try:
         dealt = deal_folds(rows, folds, seed)
     except DataError:

@@ -552,9 +552,9 @@ class Trainer:
             )
             holdouts = self._photograph_holdouts(part, training)
         if again is not None and holdouts:
-            of_group = {self.manifest.samples[i].group: k for k, holdout in enumerate(holdouts) for i in holdout.score}
+            of_group = {self.manifest.samples[i].inseparable: k for k, holdout in enumerate(holdouts) for i in holdout.score}
             of_field = {self.manifest.samples[i].field: k for k, holdout in enumerate(holdouts) for i in holdout.score}
-            fold_of = [of_group.get(f.group, 0) if grouped else of_field.get(f.path, 0) for f in training]
+            fold_of = [of_group.get(f.inseparable, 0) if grouped else of_field.get(f.path, 0) for f in training]
             named = "inner folds of training" if grouped else "folds of photographs of the same groups"
             bags = []
             for k, holdout in enumerate(holdouts):
@@ -565,8 +565,8 @@ class Trainer:
             rule_from = replace(_joined(bags, named), grouped=grouped)
         else:
             fields = inside["val"] or training
-            order = {group: i for i, group in enumerate(sorted({field.group for field in fields}))}
-            folds = np.array([order[field.group] % INNER_FOLDS for field in fields], dtype=np.int64)
+            order = {group: i for i, group in enumerate(sorted({field.inseparable for field in fields}))}
+            folds = np.array([order[field.inseparable] % INNER_FOLDS for field in fields], dtype=np.int64)
             known = None if member.doubt is None else member.doubt.novelty
             named = "validation part" if inside["val"] else "training itself"
             rule_from = self._bags(fields, member, known, folds if inside["val"] else np.zeros_like(folds), named)
@@ -604,8 +604,8 @@ class Trainer:
 
     def _fields(self, places: Sequence[int]) -> list[Sample]:
         """Give the photographs with a class whose group has cells at `places`."""
-        groups = {self.manifest.samples[i].group for i in places}
-        return [field for field in self.manifest.fields if field.label and field.group in groups]
+        groups = {self.manifest.samples[i].inseparable for i in places}
+        return [field for field in self.manifest.fields if field.label and field.inseparable in groups]
 
     def _training_fields(self, part: Part) -> list[Sample]:
         wanted = [field for field in self.manifest.fields if field.label]

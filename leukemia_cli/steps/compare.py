@@ -303,7 +303,7 @@ def _begin(manifest: Manifest, settings: CompareSettings, note: Note) -> _Begun:
             "the manifest has splits, and a comparison needs folds", "Prepare the same data again with --folds 5"
         )
     dealt = [-1 if sample.fold is None else sample.fold for sample in manifest.samples]
-    rows = [(sample.group, sample.label) for sample in manifest.samples]
+    rows = [(sample.inseparable, sample.label) for sample in manifest.samples]
     partitions = repeat_folds(rows, dealt, manifest.folds, settings.repeats, settings.training.seed)
     told = None
     if len(partitions) < settings.repeats:

@@ -467,10 +467,10 @@ def check_no_leak(manifest: Manifest, classifier: Classifier, judged: Sequence[t
             others = [s for s in manifest.samples if s.split not in part]
         else:
             others = [s for s in manifest.samples if s.fold != member.fold and id(s) not in inside]
-        groups, digests = {s.group for s in others}, {s.sha256 for s in others}
+        groups, digests = {s.inseparable for s in others}, {s.sha256 for s in others}
         for sample in mine:
-            if sample.group in groups or sample.sha256 in digests:
-                what = f"group {sample.group!r}" if sample.group in groups else "the same picture"
+            if sample.inseparable in groups or sample.sha256 in digests:
+                what = f"group {sample.group!r}" if sample.inseparable in groups else "the same picture"
                 raise DataError(
                     f"{sample.path} cannot be judged: {what} is also among the images the run was trained with",
                     "Prepare again: leuk prepare keeps groups and duplicates on one side",
@@ -601,7 +601,7 @@ def _cells(classifier: Classifier, part: _Part, found: Sequence[BagFound], setti
     else:
         levels.append(Level(name="patient", says=why, metrics=group_bootstrap(patients, **figures)))
     counts = [each.counted.cells for each in found]
-    readings = [m.reading for m in dict.fromkeys(m for each in fields for m in each.judges) if m.reading is not None]
+    readings = [member.reading for member in _members(fields) if member.reading is not None]
     return CellEvidence(
         found=sum(counts),
         median=float(np.median(counts)),
@@ -637,10 +637,15 @@ def _patients(classifier: Classifier, part: _Part) -> tuple[Predictions | None, 
     return _predictions(classifier, replace(part, judged=judged), np.array(told)), says
 
 
+def _members(fields: Sequence[FieldSeen]) -> list[Member]:
+    """Give each judge once; they hold arrays and have no hash."""
+    return list({id(member): member for each in fields for member in each.judges}.values())
+
+
 def _steady(fields: Sequence[FieldSeen], seed: int) -> float | None:
     """Give the share of decisions that stay with few cells of each photograph, each member judging its own photographs."""
     total = kept = 0.0
-    for member in dict.fromkeys(each.judges[0] for each in fields):
+    for member in _members(fields):
         if member.reading is None:
             continue
         bags = [each.seen.by_member[0] for each in fields if each.judges[0] is member and len(each.seen.by_member[0])]

@@ -7,8 +7,9 @@ Requirements met here:
 - Nothing is written unless all went well: an earlier manifest stays as it was.
 - Every image is decoded whole, once, in a few threads, and only as many are held as there are threads.
 - Exact copies, by file or by pixels, lie in one group; under two classes they are an error.
-- Near copies (crops, turned, brightened and saved again) lie in one group too; where nobody gave groups, near copies and
-  photographs taken in one go are proposed as groups, and all later figures are labelled so.
+- Near copies (crops, turned, brightened and saved again) are never parted: groups that hold some of one another are dealt as
+  one. Where nobody gave groups, near copies and photographs taken in one go are proposed as groups, and all later figures
+  are labelled so.
 - What makes the later figures less true is said as a warning, and kept in the manifest.
 - An audit of the data is made every time, from what the one opening of each image showed.
 """
@@ -172,7 +173,7 @@ def prepare(workspace: Workspace, settings: PrepareSettings, track: Track = sile
         _deal(
             gathered, gathered.candidates, _rows(gathered.candidates), settings, fractions
         )  # fails before hours of opening
-    cutting = Cutting() if settings.unit == "cell" else None
+    cutting = Cutting(unit=settings.input_unit) if settings.unit == "cell" else None
     with fresh_folder(workspace.manifest_folder) as folder:
         opened, skipped = _open_all(gathered.candidates, settings, cutting, folder, track, note)
         candidates = [candidate for candidate, _ in opened]
@@ -185,8 +186,13 @@ def prepare(workspace: Workspace, settings: PrepareSettings, track: Track = sile
             groups_source = "proposed"
         labelled = [_cell_labels(candidate, look, task, settings) for candidate, look in opened]
         kinds = [_kind(candidate, labels, task) for candidate, labels in zip(candidates, labelled, strict=True)]
-        rows = _rows(candidates, [*copies, *near.sets, *proposed], kinds)
-        splits, folds, protocol, deal_warnings = _deal(gathered, candidates, rows, settings, fractions)
+        known = [*copies, *(near.sets if gathered.groups_source == "none" else ()), *proposed]
+        rows = _rows(candidates, known, kinds)
+        bundles = join_groups([group for group, _ in rows], near.sets)
+        tied = Counter(
+            bundle for bundle, _ in {(bundle, group) for bundle, (group, _) in zip(bundles, rows, strict=True)}
+        )
+        splits, folds, protocol, deal_warnings = _deal(gathered, candidates, rows, settings, fractions, bundles)
         photographs = [
             Sample(
                 path=candidate.path,
@@ -198,8 +204,11 @@ def prepare(workspace: Workspace, settings: PrepareSettings, track: Track = sile
                 sha256=look.facts.sha256,
                 width=look.facts.width,
                 height=look.facts.height,
+                bundle=bundle if tied[bundle] > 1 else "",
             )
-            for (candidate, look), (group, _), split, fold in zip(opened, rows, splits, folds, strict=True)
+            for (candidate, look), (group, _), bundle, split, fold in zip(
+                opened, rows, bundles, splits, folds, strict=True
+            )
         ]
         cells = [
             _cells(photograph, look, labels, workspace.manifest_folder)
@@ -213,7 +222,7 @@ def prepare(workspace: Workspace, settings: PrepareSettings, track: Track = sile
         warnings = [
             *gathered.warnings,
             *_skip_warnings(skipped),
-            *_group_warnings(task, groups_source, counted_groups, copies, near),
+            *_group_warnings(task, groups_source, counted_groups, copies, near, sum(n for n in tied.values() if n > 1)),
             *deal_warnings,
             *_cell_warnings(settings, opened, labelled),
         ]
@@ -309,8 +318,7 @@ def _open_all(
         )
         if cutting is None:
             return look
-        wanted = "cell" if candidates[place].holds == "crops" else settings.input_unit
-        found = cut(decoded.pixels, cutting, wanted)
+        found = cut(decoded.pixels, cutting, "cell" if candidates[place].holds == "crops" else "auto")
         return replace(look, unit=found.unit, crops=tuple(_keep(found, facts, folder, place)))
 
     outcomes = decode_each(
@@ -605,8 +613,12 @@ def _deal(
     rows: Sequence[tuple[str, str]],
     settings: PrepareSettings,
     fractions: dict[str, float],
+    bundles: Sequence[str] | None = None,
 ) -> tuple[Sequence[str], Sequence[int | None], str, list[str]]:
-    """Give split and fold of each row (one of them empty), how they came about, and what to warn of."""
+    """Give split and fold of each row (one of them empty), how they came about, and what to warn of.
+
+    What is in one of `bundles` is not parted either; splits that the labels name are taken as they are, and that is said.
+    """
     nothing: list[int | None] = [None] * len(rows)
     given = [candidate.split for candidate in candidates]
     warnings: list[str] = []
@@ -617,10 +629,22 @@ def _deal(
                 f"--{asked[0]} does not go with labels that name the split of every image",
                 f"Leave out --{asked[0]}, or the column split",
             )
-        return given, nothing, "given", _check_given_splits(candidates, rows)
+        said = _check_given_splits(candidates, rows)
+        parts: dict[str, set[str]] = {}
+        for bundle, split in zip(bundles or (), given, strict=bool(bundles)):
+            parts.setdefault(bundle, set()).add(split)
+        apart = sum(len(of) > 1 for of in parts.values())
+        if apart:
+            said.append(
+                f"{counted(apart, 'set')} of groups with near copies of one another lie in several of the splits that the "
+                "labels name: figures are optimistic (audit.html lists the pairs)"
+            )
+        return given, nothing, "given", said
     if any(given):
         why = "--folds was asked for" if settings.folds else f"{given.count('')} of {len(given)} images have none"
         warnings.append(f"the splits that the labels name are not used: {why}")
+    if bundles is not None:
+        rows = [(bundle, kind) for bundle, (_, kind) in zip(bundles, rows, strict=True)]
     try:
         if settings.folds is None:
             return deal_splits(rows, fractions, settings.seed), nothing, "grouped", warnings
@@ -671,6 +695,7 @@ def _group_warnings(
     rows: Sequence[tuple[str, str]],
     copies: Sequence[Sequence[int]],
     near: _Near,
+    tied: int,
 ) -> list[str]:
     warnings = []
     if copies:
@@ -682,7 +707,8 @@ def _group_warnings(
         count = len({row for pair in near.pairs for row in (pair.first, pair.second)})
         warnings.append(
             f"{counted(count, 'image')} nearly the same as another (a crop, turned, brightened or saved again, or two "
-            "photographs of one place): each lies in the other's group"
+            "photographs of one place): never parted"
+            + (f"; they tie {tied} groups together, which are dealt as one where they share some" if tied else "")
         )
     if groups_source == "none":
         warnings.append(NO_GROUPS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,17 +30,24 @@ class Cutting:
 
     side: float = SIDE
     size_px: int = SIZE_PX
+    unit: InputUnit = "auto"
+    """What images were said to be when the run's data were prepared; asked again where nobody says otherwise."""
     finder: Finder = field(default_factory=Finder)
 
     def as_json(self) -> dict[str, Any]:
         """Give every field as JSON types."""
-        return {"side": self.side, "size_px": self.size_px, "finder": self.finder.as_json()}
+        return {"side": self.side, "size_px": self.size_px, "unit": self.unit, "finder": self.finder.as_json()}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Cutting:
         """Undo `as_json`; raises KeyError, TypeError or ValueError for anything else."""
+        if stored["unit"] not in get_args(InputUnit):
+            raise ValueError(f"unknown unit {stored['unit']!r}")
         return cls(
-            side=float(stored["side"]), size_px=int(stored["size_px"]), finder=Finder.from_json(stored["finder"])
+            side=float(stored["side"]),
+            size_px=int(stored["size_px"]),
+            unit=stored["unit"],
+            finder=Finder.from_json(stored["finder"]),
         )
 
 
@@ -64,7 +71,11 @@ class Cut:
 
 
 def cut(pixels: Pixels, cutting: Cutting, unit: InputUnit = "auto") -> Cut:
-    """Find the white cells of RGB pixels (H, W, 3) and cut each; `unit` "auto" tells a single cell's crop from a field."""
+    """Find the white cells of RGB pixels (H, W, 3) and cut each.
+
+    `unit` "auto" takes that of `cutting`; where that is "auto" too, a single cell's crop is told from a field.
+    """
+    unit = cutting.unit if unit == "auto" else unit
     if unit == "cell":
         return _whole(pixels, None)
     found = find_cells(pixels, cutting.finder)

@@ -36,7 +36,8 @@ def cells(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> CellRun:
     documents = {}
     for name, arguments in {
         "prepare": [
-            "prepare", str(pictures), "--task", "binary", "--unit", "cell", "--unmarked", "as-image", "--folds", "3",
+            "prepare", str(pictures), "--task", "binary", "--unit", "cell", "--unmarked", "as-image", "--input-unit",
+            "field", "--folds", "3",
         ],
         "train": ["train", "--backbone", "efficientnet-lite0", "--variant", "base", "--views", "1", "--epochs", "10"],
         "evaluate": ["evaluate", "--resamples", "50"],
@@ -183,7 +184,7 @@ def test_a_moved_workspace_still_finds_its_crops(cells: CellRun, leuk: Leuk, tmp
     shutil.copytree(cells.root, tmp_path / "moved")
     shutil.rmtree(tmp_path / "moved" / "reports")
     shutil.rmtree(tmp_path / "moved" / "features")
-    report = leuk("evaluate", "-w", "moved", "--resamples", "20", "--json").json()
+    report = leuk("evaluate", cells.run, "-w", "moved", "--resamples", "20", "--json").json()
     again = cells.documents["evaluate"]["metrics"]["log_loss"]["value"]
     assert report["metrics"]["log_loss"]["value"] == pytest.approx(again, abs=1e-6)
 

@@ -91,4 +91,4 @@ def test_the_watcher_sees_what_is_loaded(tmp_path: Path) -> None:
     """A check that cannot fail shows nothing: prepare does load what opens images."""
     seen = watch([["prepare", "nowhere", "--task", "binary"]], tmp_path)
     assert seen[0]["code"] == 3
-    assert seen[0]["heavy"] == ["numpy", "PIL"]
+    assert seen[0]["heavy"] == ["scipy", "numpy", "PIL"]

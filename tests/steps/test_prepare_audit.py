@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from leukemia_cli.data.manifest import read_manifest
 from leukemia_cli.steps.prepare import Prepared, PrepareSettings, prepare
 from leukemia_cli.workspace import open_workspace
 
@@ -121,3 +122,31 @@ def test_of_images_without_any_trap_no_probe_is_accused(tmp_path: Path) -> None:
     done = run(tmp_path, lay_out(tmp_path / "in", images))
     assert "accused" not in {probe["verdict"] for probe in done.audit["probes"]}
     assert not done.near
+
+
+def test_groups_that_were_given_stay_and_near_copies_are_dealt_together(tmp_path: Path) -> None:
+    images = [
+        (kind, f"{field.parent.name}.{field.name}", Image.open(field).convert("RGB"))
+        for kind in ("ALL", "HTL")
+        for field in fields(kind, 4, 1)
+    ]
+    mirrored = images[0][2].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    source = lay_out(tmp_path / "in", [*images, ("ALL", "all-patient-99.field-01.jpg", mirrored)])
+    done = run(tmp_path, source, group_by="regex:(patient-[0-9]+)")
+    by_name = {Path(s.path).name: s for s in done.manifest.samples}
+    one, other = by_name[images[0][1]], by_name["all-patient-99.field-01.jpg"]
+    assert (one.group, other.group) == ("patient-01", "patient-99")
+    assert one.inseparable == other.inseparable == one.bundle
+    assert one.fold == other.fold
+    assert done.manifest.groups_source == "filename"
+    assert any("they tie 2 groups together" in line for line in done.manifest.warnings)
+    assert {s.bundle for s in done.manifest.samples if s.group not in ("patient-01", "patient-99")} == {""}
+    again = read_manifest(open_workspace(tmp_path / "ws", create=False))
+    assert again == done.manifest
+    labels = tmp_path / "labels.csv"
+    splits = {one.path: "train", other.path: "test"}
+    rows = [f"{s.path},{s.label},{s.group},{splits.get(s.path, 'train')}" for s in done.manifest.samples]
+    labels.write_text("path,label,group,split\n" + "\n".join(rows) + "\n")
+    settings = PrepareSettings(sources=(str(source),), task="binary", labels=str(labels))
+    told = prepare(open_workspace(tmp_path / "given", create=True), settings).manifest.warnings
+    assert any("lie in several of the splits that the labels name" in line for line in told)
