@@ -13,6 +13,7 @@ import argparse
 import csv
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,24 @@ def by_fold(bench: Bench, run: str) -> list[tuple[float, float, int]]:
     return told
 
 
+def by_count(bench: Bench, run: str, right: dict[str, list[int]]) -> None:
+    """Count right decisions, of all, by how many cells a photograph has."""
+    folder = bench.workspace / "reports" / f"{run}-test"
+    with (folder / "cells.csv").open(newline="") as file:
+        cells = Counter(row["path"] for row in csv.DictReader(file))
+    with (folder / "predictions.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            found = cells[row["path"]]
+            told = right.setdefault("none" if not found else "1 or 2" if found < 3 else "3 or more", [0, 0])
+            told[0] += (float(row["score_ALL"]) >= 0.5) == (row["label"] == "ALL")
+            told[1] += 1
+
+
 def blocks(data: Path, work: Path) -> str:
     """Train on two blocks of ALL-IDB1 and judge the other two: all four ways there are."""
     body, log = [], []
     controls: dict[str, list[str]] = {}
+    right: dict[str, list[int]] = {}
     for place, (title, side) in enumerate(PARTITIONS.items()):
         groups = work / f"partition-{place}.csv"
         with (data / "ALL_IDB1" / "capture_blocks.csv").open(newline="") as file:
@@ -80,6 +95,7 @@ def blocks(data: Path, work: Path) -> str:
                 for fold, (balanced, auroc, images) in enumerate(by_fold(bench, run["run"])):
                     body.append([name, title, str(fold), f"{balanced:.3f}", f"{auroc:.3f}", str(images)])
                 if unit == "cell":
+                    by_count(bench, run["run"], right)
                     level = report["cells"]["levels"]["count only"]["metrics"]
                     controls[title] = [f"{level['balanced_accuracy']['value']:.3f}", f"{level['auroc']['value']:.3f}",
                                        counts(level["auroc"])]  # fmt: skip
@@ -115,6 +131,11 @@ Mean and least over the four ways:
 The count-only control, pooled over both ways of a partition (found cells alone, on the same photographs):
 
 {table(["partition", "balanced accuracy", "AUROC", "n"], control)}
+
+Right decisions by the number of cells that a photograph has, over all runs on cells in this table. `train --least-cells` is 3 by
+default: below, `classify` gives no answer.
+
+{table(["cells", "right", "of"], [[name, str(hits), str(of)] for name, (hits, of) in sorted(right.items())])}
 
 Each of the four ways:
 

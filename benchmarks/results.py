@@ -221,10 +221,10 @@ def taleqani(data: Path, work: Path) -> str:
     return f"""## Taleqani (Aria et al. 2021): ALL against benign, whole fields
 
 Fields of 224 × 224 px, 250 of each of four published folders; benign (haematogones) counts as HTL. No patient ids are
-published: the groups are clusters of like appearance, found by a heuristic, so two groups may be one patient. Only exact
-copies are kept together: near-copies of one photograph, of which this set has many, may lie on both sides. Every image
+published: the groups are clusters of like appearance, found by a heuristic, so two groups may be one patient. Near copies,
+of which this set has many, are never parted: groups that share some are dealt as one, so that folds are uneven. Every image
 carries a scale bar, and stain and density differ by class, so part of these figures may be a shortcut
-([heat-maps](how-to/heat-maps.md)).
+([heat-maps](how-to/heat-maps.md)); what masks, tiles and stain normalisation change is [measured](how-to/remedies.md).
 
 {prepared["images"]} images of {prepared["groups"]} groups; 5 folds × {document["repeats"]} partitions;
 grid {document["grid"]}; seed {SEED}.

@@ -842,9 +842,9 @@ def classify(
         ),
     ] = None,
     input_unit: Annotated[
-        Literal["auto", "field", "cell"],
-        typer.Option(help="Of a run on cells: whether an image is a field or the crop of one cell."),
-    ] = "auto",
+        Literal["auto", "field", "cell"] | None,
+        typer.Option(help="Of a run on cells: what an image shows (default: as its data were prepared); auto tells."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images through the network at once.")] = 16,
     max_megapixels: Annotated[
         float, typer.Option(help="Larger images become error rows; a run on cells reads them in tiles.")

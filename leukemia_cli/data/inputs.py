@@ -148,3 +148,14 @@ def _list_lines(file: Path) -> Iterator[str]:
         raise DataError(
             f"the list {file} is no CSV: {error}", "Write one path a line, or a column named path"
         ) from error
+
+
+def check_outside(flag: str, folder: Path, inputs: Sequence[str]) -> None:
+    """Raise UsageError for a folder of pictures inside a folder of inputs: they would be looked at like photographs."""
+    for given in inputs:
+        searched = Path(given.rstrip("/*") or "/")
+        if given != "-" and searched.is_dir() and folder.resolve().is_relative_to(searched.resolve()):
+            raise UsageError(
+                f"{flag} {folder} lies in the input folder {searched}: its pictures would become inputs",
+                "Name a folder outside it",
+            )

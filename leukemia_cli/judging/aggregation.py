@@ -1,15 +1,16 @@
 """From the cells of a photograph to a finding for it, and from photographs to the patient: one rule for both.
 
 Requirements met here:
-- No rule grows with the number of cells: each is a mean or a share over them, so that a finding does not say how many
-  cells there were. What their number alone would say is measured beside it, as a control.
+- No rule grows with the number of cells: each has the same expectation however many cells of one kind there are (from three
+  on), so that a finding does not say how many there were. What their number alone would say is measured beside it.
 - Which rule, and how its value becomes a probability, is chosen on cells scored out of fold; where groups are too few to
   choose by, the first rule of the table is taken.
-- A photograph without cells gets equal probabilities: nothing was seen.
+- A photograph without cells gets equal probabilities, a hair more for the healthy class: nothing was seen.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +27,10 @@ Bag = FloatArray
 Rule = Callable[[Bag, int | None], FloatArray]
 
 _LEAST_SHARE = 0.01
+_HAIR = 1e-6
 _RIDGE = 0.02
 _CONTROL_RIDGE = 1e-3
-_TOP_SHARE = 0.25
+_DRAWN = 3
 
 
 def _mean(bag: Bag, healthy: int | None) -> FloatArray:
@@ -46,16 +48,24 @@ def _votes(bag: Bag, healthy: int | None) -> FloatArray:
     return np.bincount(bag.argmax(axis=1), minlength=bag.shape[1]) / len(bag)
 
 
-def _most_diseased(bag: Bag, healthy: int | None) -> FloatArray:
-    """Give the mean over the quarter of cells that speak most against the healthy class (without one: over all)."""
+def _worst_of_three(bag: Bag, healthy: int | None) -> FloatArray:
+    """Give the mean, over all sets of three cells, of the one that looks least healthy (without a healthy class: of all).
+
+    A mean over sets of a fixed size has the same expectation for any number of cells of one kind, from three on; that of the
+    least healthy quarter would grow with the number. Of one or two cells it is the least healthy.
+    Source: a U-statistic: Hoeffding 1948, Ann. Math. Stat. 19:293. That it is three is our choice.
+    """
     if healthy is None:
         return _mean(bag, healthy)
-    count = -int(-len(bag) * _TOP_SHARE // 1)
-    return np.asarray(bag[np.argsort(bag[:, healthy], kind="stable")[:count]].mean(axis=0))
+    size = min(_DRAWN, len(bag))
+    order = np.argsort(bag[:, healthy], kind="stable")
+    left = np.arange(len(bag))[::-1]  # cells that look healthier than the one at this place
+    weights = np.array([math.comb(int(rest), size - 1) for rest in left]) / math.comb(len(bag), size)
+    return np.asarray(weights @ bag[order])
 
 
 RULES: Mapping[str, tuple[str, Rule]] = {
-    "most-diseased": ("the mean over the quarter of cells that look least healthy", _most_diseased),
+    "worst-of-three": ("the mean, over all sets of three cells, of the one that looks least healthy", _worst_of_three),
     "mean": ("the mean of the cells' probabilities", _mean),
     "geometric-mean": ("the mean of the cells' log probabilities", _geometric),
     "votes": ("the share of cells of each most probable class", _votes),
@@ -80,6 +90,9 @@ class Aggregation:
         """Give probabilities (N, C) of N bags."""
         classes = len(self.offsets)
         out = np.full((len(bags), classes), 1 / classes)
+        if self.healthy is not None:
+            out[:, self.healthy] += _HAIR
+            out /= out.sum(axis=1, keepdims=True)
         filled = [i for i, bag in enumerate(bags) if len(bag)]
         if filled:
             out[filled] = self._of(values_of([bags[i] for i in filled], self.rule, self.healthy))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from leukemia_cli.domain import Preprocessing, Sample
 from leukemia_cli.errors import DataError
-from leukemia_cli.vision.decode import decode
+from leukemia_cli.vision.decode import BadImage, decode
 from leukemia_cli.vision.remedies import Remedied, cut, remedied
 
 Pixels = NDArray[np.uint8]
@@ -127,7 +127,14 @@ def stack(views: Sequence[Pixels], device: torch.device) -> Tensor:
 
 def read_sample(sample: Sample, max_megapixels: float) -> Pixels:
     """Decode a manifest's image; raises DataError where it cannot be read or its bytes are no longer those of the manifest."""
-    decoded = decode(sample.path, max_megapixels=max_megapixels)
+    try:
+        decoded = decode(sample.path, max_megapixels=max_megapixels)
+    except BadImage as error:
+        if not sample.field or sample.path == sample.field:
+            raise
+        raise BadImage(
+            sample.path, error.reason, "It is a crop that leuk prepare made: run leuk prepare again"
+        ) from error
     if sample.sha256 and decoded.sha256 != sample.sha256:
         raise DataError(f"{sample.path} has changed since leuk prepare", "Restore the image, or run leuk prepare again")
     return decoded.pixels

@@ -45,6 +45,8 @@ class Reading:
     control: CountControl | None
     limits: Limits | None
     least_cells: int
+    grouped: bool = True
+    """Whether the rule was chosen on whole groups kept aside."""
 
     def as_json(self) -> dict[str, Any]:
         """Give every field as JSON types."""
@@ -53,6 +55,7 @@ class Reading:
             "control": None if self.control is None else self.control.as_json(),
             "limits": None if self.limits is None else self.limits.as_json(),
             "least_cells": self.least_cells,
+            "grouped": self.grouped,
         }
 
     @classmethod
@@ -64,6 +67,7 @@ class Reading:
             control=None if control is None else CountControl.from_json(control),
             limits=None if limits is None else Limits.from_json(limits),
             least_cells=int(stored["least_cells"]),
+            grouped=bool(stored["grouped"]),
         )
 
 
@@ -130,7 +134,9 @@ def fit_reading(
             ),
             settings,
         )
-    return Reading(aggregation=aggregation, control=control, limits=limits, least_cells=settings.least_cells)
+    return Reading(
+        aggregation=aggregation, control=control, limits=limits, least_cells=settings.least_cells, grouped=bags.grouped
+    )
 
 
 def strangeness(novelty: Scores) -> float:
@@ -213,6 +219,32 @@ class BagFound:
     def reason(self) -> Reason | None:
         """Give the first reason to abstain: too few cells to say anything, then novel, then uncertain."""
         return "few_cells" if self.few_cells else "novel" if self.novel else "uncertain" if self.uncertain else None
+
+
+def read_cell(members: Sequence[Member], seen: BagSeen) -> BagFound:
+    """Judge an image that shows one cell by that cell alone, with the members' thresholds for cells."""
+    probabilities = seen.cells[0]
+    thresholds = Thresholds.of([member.limits for member in members])
+    novelty = None if seen.novelty is None else float(seen.novelty[0])
+    novel = uncertain = False
+    label_set = None
+    if thresholds is not None and seen.novelty is not None:
+        told = doubted(probabilities[None], seen.novelty, thresholds)
+        novel, uncertain = bool(told.novel[0]), bool(told.uncertain[0])
+        label_set = None if told.sets is None else told.sets[0]
+    return BagFound(
+        probabilities=probabilities,
+        uncalibrated=np.asarray(np.mean(seen.raw_by_member, axis=0))[0],
+        by_count=None,
+        counted=count_cells(seen.cells, None, len(probabilities)),
+        novelty=novelty,
+        thresholds=thresholds,
+        least_cells=1,
+        novel=novel,
+        uncertain=uncertain,
+        few_cells=False,
+        label_set=label_set,
+    )
 
 
 def read_bag(members: Sequence[Member], seen: BagSeen) -> BagFound:

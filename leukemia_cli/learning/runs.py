@@ -65,11 +65,14 @@ def finish_run(
     _write_history(folder, trained)
     first = trained[0]
     warnings = list(manifest.warnings)
-    if any(t.member.reading is not None and t.member.reading.limits is None for t in trained):
+    readings = [t.member.reading for t in trained if t.member.reading is not None]
+    if any(reading.aggregation.chosen_on is None or not reading.grouped for reading in readings):
         warnings.append(
-            "too few groups to choose how a photograph is read by its cells, and when to abstain: the first rule was taken, "
-            "and fitted on photographs of the same groups at best"
+            "too few groups to choose how a photograph is read by its cells: the first rule was taken, and fitted on "
+            "photographs of the same groups at best"
         )
+    if any(reading.limits is None for reading in readings):
+        warnings.append("the run cannot tell which photographs are novel or uncertain: none were left to fit that on")
     if loaded.spec.is_random:
         warnings.append("weights none: the backbone was random before this training")
     if any(t.member.calibrated_on is None for t in trained):

@@ -17,7 +17,7 @@ from leukemia_cli.learning.classifier import Classifier, Member, member_digest, 
 from leukemia_cli.learning.doubt import Marks, Thresholds, doubted
 from leukemia_cli.learning.features import FeatureCache, Features, Views, extract
 from leukemia_cli.learning.fitting import Scores
-from leukemia_cli.learning.reading import BagFound, BagSeen, read_bag, see_bag
+from leukemia_cli.learning.reading import BagFound, BagSeen, read_bag, read_cell, see_bag
 
 Judges = tuple[Member, ...]
 
@@ -86,6 +86,13 @@ class FieldSeen:
     judges: Judges
     cells: tuple[Sample, ...]
     seen: BagSeen
+    alone: bool = False
+    """Whether the image is itself the crop of one cell."""
+
+    @property
+    def found(self) -> BagFound:
+        """Read the photograph by its cells, or judge the one cell that it shows."""
+        return read_cell(self.judges, self.seen) if self.alone else read_bag(self.judges, self.seen)
 
 
 def see_fields(
@@ -115,14 +122,20 @@ def see_fields(
             seen[field.path] = see_bag(members, [rows[start:end] for rows in features])
             start = end
     return tuple(
-        FieldSeen(field=field, judges=judges, cells=tuple(cells_of[field.path]), seen=seen[field.path])
+        FieldSeen(
+            field=field,
+            judges=judges,
+            cells=tuple(cells_of[field.path]),
+            seen=seen[field.path],
+            alone=[cell.path for cell in cells_of[field.path]] == [field.path],
+        )
         for field, judges in judged
     )
 
 
 def score_fields(fields: Sequence[FieldSeen], class_count: int) -> tuple[Scored, tuple[BagFound, ...]]:
     """Read every photograph by the rule of its judges; give the scores together, and each finding."""
-    found = tuple(read_bag(field.judges, field.seen) for field in fields)
+    found = tuple(field.found for field in fields)
     doubts = all(each.thresholds is not None for each in found)
     promised = doubts and all(each.label_set is not None for each in found)
     nothing = np.zeros((0, class_count))

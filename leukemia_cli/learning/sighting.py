@@ -12,7 +12,7 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from leukemia_cli.domain import Track, silent
@@ -87,6 +87,11 @@ def sight(classifier: Classifier, found: Cut, views: list[Pixels], batch_size: i
     return Sighting(unit=found.unit, seen=seen, cells=cells, telling=telling, tiles={})
 
 
+def _without_outline(each: Sighted) -> Sighted:
+    """Drop what takes most of the memory of a cell."""
+    return each if each.cell is None else replace(each, cell=replace(each.cell, outline=()))
+
+
 def _sighted(cells: Sequence[CutCell], diameter_px: float | None, seen: BagSeen, telling: Telling) -> Iterator[Sighted]:
     """Pair cells with what was seen of them."""
     scores = seen.cells
@@ -106,9 +111,10 @@ def sight_slide(
     cutting: Cutting,
     batch_size: int,
     *,
+    outlines: bool = True,
     track: Track = silent,
 ) -> Sighting:
-    """Look at every usable tile of a slide; raises BadImage where it is damaged."""
+    """Look at every usable tile of a slide; raises BadImage where it is damaged. Without `outlines` cells have none."""
     telling, counts = Telling(), Counter[str]()
     cells: list[Sighted] = []
     parts: list[BagSeen] = []
@@ -117,6 +123,7 @@ def sight_slide(
         if tile.quality == "usable":
             seen = see_views(classifier, views_of(tile.cells, classifier), batch_size)
             parts.append(seen)
-            cells += _sighted(tile.cells, tile.red_cell_diameter_px, seen, telling)
+            of_tile = _sighted(tile.cells, tile.red_cell_diameter_px, seen, telling)
+            cells += of_tile if outlines else map(_without_outline, of_tile)
     seen = pooled(parts) if parts else see_views(classifier, [], batch_size)
     return Sighting(unit="slide", seen=seen, cells=tuple(cells), telling=telling, tiles=dict(counts))

@@ -541,25 +541,27 @@ class Trainer:
 
         `again` fits the chosen head on other cells; without it (a tuned backbone) the validation part stands for folds.
         """
-        inside = {name: self._fields(places) for name, places in (("val", part.val), ("calib", part.calib))}
+        inside = {name: self._fields(name, part) for name in ("val", "calib")}
         taken = {field.path for fields in inside.values() for field in fields}
         training = [field for field in self._training_fields(part) if field.path not in taken]
         holdouts = inner_holdouts(self.manifest.samples, part.train, most=INNER_FOLDS, seed=self.plan.seed)
         grouped = bool(holdouts)
-        if again is not None and not grouped:
+        if again is not None and not grouped and not inside["val"]:
             self.note(
                 f"{_where(part)}: too few groups to choose how photographs are read; folds of photographs fit it, not of groups"
             )
             holdouts = self._photograph_holdouts(part, training)
         if again is not None and holdouts:
-            of_group = {self.manifest.samples[i].inseparable: k for k, holdout in enumerate(holdouts) for i in holdout.score}
+            of_group = {
+                self.manifest.samples[i].inseparable: k for k, holdout in enumerate(holdouts) for i in holdout.score
+            }
             of_field = {self.manifest.samples[i].field: k for k, holdout in enumerate(holdouts) for i in holdout.score}
             fold_of = [of_group.get(f.inseparable, 0) if grouped else of_field.get(f.path, 0) for f in training]
             named = "inner folds of training" if grouped else "folds of photographs of the same groups"
             bags = []
             for k, holdout in enumerate(holdouts):
                 other = replace(member, head=again(holdout.fit))
-                described = fit_novelty(_rows(features, holdout.fit)[:, 0])
+                described = self._described(features, holdout.fit)
                 held = [field for field, fold in zip(training, fold_of, strict=True) if fold == k]
                 bags.append(self._bags(held, other, described, np.full(len(held), k), named))
             rule_from = replace(_joined(bags, named), grouped=grouped)
@@ -602,9 +604,18 @@ class Trainer:
             holdouts.append(Holdout(fit=fit, score=score))
         return tuple(holdouts)
 
-    def _fields(self, places: Sequence[int]) -> list[Sample]:
-        """Give the photographs with a class whose group has cells at `places`."""
-        groups = {self.manifest.samples[i].inseparable for i in places}
+    def _described(self, features: _Kept, places: Sequence[int]) -> Novelty | None:
+        """Describe cells so that others can be told novel; None where they are too few for that."""
+        try:
+            return fit_novelty(_rows(features, places)[:, 0])
+        except ValueError:
+            return None
+
+    def _fields(self, name: str, part: Part) -> list[Sample]:
+        """Give the photographs with a class of a split; with folds, those whose group has cells in that part."""
+        if part.fold is None:
+            return [field for field in self.manifest.fields if field.label and field.split == name]
+        groups = {self.manifest.samples[i].inseparable for i in (part.val if name == "val" else part.calib)}
         return [field for field in self.manifest.fields if field.label and field.inseparable in groups]
 
     def _training_fields(self, part: Part) -> list[Sample]:

@@ -589,8 +589,8 @@ def cell_words(cells: Mapping[str, Any], images: int) -> list[str]:
     rules = ", or ".join(cells["rules"])
     chosen = f"chosen on {cells['chosen_on']}" if cells["chosen_on"] else "taken as it is: too few groups to choose by"
     lines = [
-        f"Each photograph is judged by {cells['found']} white cells that were found in all {images} of them (median "
-        f"{cells['median']:g}), labelled or not: {rules} ({chosen}).",
+        f"Photographs are judged by the white cells that were found in them, labelled or not: {cells['found']} in {images} "
+        f"photographs, in the median one {cells['median']:g}. What is taken of them is {rules} ({chosen}).",
         f"{cells['few_cells']} of {images} photographs have fewer than {cells['least_cells']} cells and get no answer when "
         "classified; in the figures they count all the same.",
     ]

@@ -336,7 +336,8 @@ def _levels(source: _Source) -> Section:
             for metric in LEVEL_METRICS
         ]
         parts.append(paragraph(sentence(f"{name}: {level['says']}")))
-        parts.append(_estimates(source, rows, caption=f"Level: {name}", prefix=f"level-{name.replace(' ', '-')}-note"))
+        caption = f"Level: {name}; images counts what is judged there"
+        parts.append(_estimates(source, rows, caption=caption, prefix=f"level-{name.replace(' ', '-')}-note"))
     return Section(anchor="levels", title="Cells, photographs, patients", body=joined(parts))
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from leukemia_cli.catalog import IMAGE_SUFFIXES
-from leukemia_cli.data.inputs import expand_inputs
+from leukemia_cli.data.inputs import check_outside, expand_inputs
 from leukemia_cli.domain import Note, Track, counted, silent, unheard
 from leukemia_cli.errors import DataError, UsageError
 from leukemia_cli.reporting.cells import CELL_COLUMNS, Drawn, cell_row, drawn_cell, geojson_lines
@@ -249,7 +249,7 @@ def write_cells(
         check_replaceable(output)
     for flag, folder in (("--crops", settings.crops), ("--overlays", settings.overlays)):
         if folder is not None:
-            _check_outside(flag, folder, inputs)
+            check_outside(flag, folder, inputs)
     paths = expand_inputs(inputs, {**IMAGE_SUFFIXES, **SLIDE_SUFFIXES}, stdin)
     begun = list(itertools.islice(paths, 2 if form == "geojson" else 1))
     if not begun:
@@ -281,17 +281,6 @@ def some_failed(written: Written) -> DataError:
         f"{written.failed} of {counted(written.images, 'image')} could not be used",
         "They are named above; the rows of the others are complete",
     )
-
-
-def _check_outside(flag: str, folder: Path, inputs: Sequence[str]) -> None:
-    """Raise UsageError for a folder of pictures inside a folder of inputs: they would be looked at like photographs."""
-    for given in inputs:
-        searched = Path(given.rstrip("/*") or "/")
-        if given != "-" and searched.is_dir() and folder.resolve().is_relative_to(searched.resolve()):
-            raise UsageError(
-                f"{flag} {folder} lies in the input folder {searched}: its pictures would become inputs",
-                "Name a folder outside it",
-            )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from leukemia_cli.catalog import IMAGE_SUFFIXES
-from leukemia_cli.data.inputs import expand_inputs
+from leukemia_cli.data.inputs import check_outside, expand_inputs
 from leukemia_cli.domain import Note, Track, silent, unheard
 from leukemia_cli.errors import DataError, UsageError
 from leukemia_cli.learning.batches import Pixels, batched, in_threads, plain_view
@@ -18,7 +18,7 @@ from leukemia_cli.learning.classifier import Classifier, load_classifier
 from leukemia_cli.learning.doubt import Thresholds, doubted
 from leukemia_cli.learning.heatmaps import Heat, heatmap
 from leukemia_cli.learning.machine import choose_machine, memory_errors
-from leukemia_cli.learning.reading import read_bag
+from leukemia_cli.learning.reading import read_bag, read_cell
 from leukemia_cli.learning.sighting import Sighting, sight, sight_slide, views_of
 from leukemia_cli.reporting.cells import CellCall, cell_row, cell_table, drawn_cell, geojson_lines
 from leukemia_cli.reporting.findings import Finding, columns, csv_line, json_line
@@ -39,7 +39,8 @@ class ClassifySettings:
     heatmaps: Path | None = None
     details: Path | None = None
     """Folder for what a run on cells found in each input: overview, gallery, and its cells as CSV and GeoJSON."""
-    input_unit: InputUnit = "auto"
+    input_unit: InputUnit | None = None
+    """What the inputs of a run on cells show; None takes what its data were said to show."""
     batch_size: int = 16
     max_megapixels: float = 200.0
     device: str = "auto"
@@ -62,7 +63,7 @@ def open_classifier(run: RunFolder, settings: ClassifySettings, note: Note = unh
     if any(member.calibrated_on is None for member in classifier.members):
         note("warning: this run's probabilities are uncalibrated")
     on_cells = classifier.unit == "cell"
-    for flag, value in (("--details", settings.details), ("--input-unit", settings.input_unit != "auto" or None)):
+    for flag, value in (("--details", settings.details), ("--input-unit", settings.input_unit)):
         if value is not None and not on_cells:
             raise UsageError(f"{flag} needs a run on cells, and {run.id} is on whole images", "Leave it out")
     if on_cells and settings.heatmaps is not None:
@@ -74,7 +75,11 @@ def open_classifier(run: RunFolder, settings: ClassifySettings, note: Note = unh
         if any(reading is None for reading in readings) and settings.input_unit != "cell":
             note("warning: this run has no rule for photographs: it can classify single cells alone")
     if settings.abstain and thresholds is None:
-        note("warning: this run cannot abstain: no images were left to fit its thresholds on; every image gets a label")
+        few = "; only photographs with too few cells get none" if on_cells else ""
+        note(
+            "warning: this run cannot tell what is novel or uncertain: no images were left to fit its thresholds on; every "
+            f"image gets a label{few}"
+        )
     return classifier
 
 
@@ -215,7 +220,9 @@ def _by_cells(
             found = cut(pixels, cutting, settings.input_unit)
             kept = pixels if settings.details is not None else None
             small = plain_view(pixels, classifier.preprocessing)
-            return path, _Field(path=path, found=found, views=views_of(found.cells, classifier), pixels=kept, small=small)
+            return path, _Field(
+                path=path, found=found, views=views_of(found.cells, classifier), pixels=kept, small=small
+            )
         except DataError as error:
             return path, error
 
@@ -242,7 +249,9 @@ def _finding_of(
             write_details(settings.details, place, finding, sighting, held(thumbnail))
         return finding
     with open_slide(field.path, max_megapixels=settings.max_megapixels, workers=classifier.machine.workers) as slide:
-        sighting = sight_slide(classifier, slide, cutting, settings.batch_size, track=track)
+        sighting = sight_slide(
+            classifier, slide, cutting, settings.batch_size, outlines=settings.details is not None, track=track
+        )
         small = plain_view(slide.thumbnail(1024), classifier.preprocessing)
         finding = _by_bag(classifier, field.path, sighting, small, settings)
         if settings.details is not None:
@@ -259,23 +268,12 @@ def _by_bag(
             f"{path} is no crop of a single cell, and run {classifier.run} has no rule for photographs",
             "If it is one all the same, say --input-unit cell; or train on photographs that have a class",
         )
-    found = None if sighting.unit == "cell" else read_bag(classifier.members, sighting.seen)
-    reason: Literal["novel", "uncertain", "few_cells"] | None
-    if found is not None:
-        probabilities, novelty, thresholds, kept = found.probabilities, found.novelty, found.thresholds, found.label_set
-        reason = found.reason
-    else:
-        probabilities = sighting.seen.cells[0]
-        novelty = None if sighting.seen.novelty is None else float(sighting.seen.novelty[0])
-        thresholds, kept, reason = classifier.thresholds, None, None
-        if thresholds is not None and sighting.seen.novelty is not None:
-            told = doubted(probabilities[None], sighting.seen.novelty, thresholds)
-            reason = "novel" if told.novel[0] else "uncertain" if told.uncertain[0] else None
-            kept = None if told.sets is None else told.sets[0]
-    reason = reason if settings.abstain else None
-    classes, scores = classifier.task.classes, tuple(float(p) for p in probabilities)
+    alone = sighting.unit == "cell"
+    found = read_cell(classifier.members, sighting.seen) if alone else read_bag(classifier.members, sighting.seen)
+    reason = found.reason if settings.abstain else None
+    classes, scores = classifier.task.classes, tuple(float(p) for p in found.probabilities)
     best = max(range(len(scores)), key=scores.__getitem__)
-    counted = None if found is None else found.counted
+    counted = None if alone else found.counted
     blasts = None
     if counted is not None and counted.share is not None and counted.low is not None and counted.high is not None:
         blasts = (counted.share, counted.low, counted.high)
@@ -287,9 +285,11 @@ def _by_bag(
         reason=reason,
         confidence=scores[best],
         scores=scores,
-        label_set=None if kept is None else tuple(n for n, in_set in zip(classes, kept, strict=True) if in_set),
-        novelty=novelty,
-        novelty_threshold=None if thresholds is None else thresholds.novelty,
+        label_set=None
+        if found.label_set is None
+        else tuple(n for n, in_set in zip(classes, found.label_set, strict=True) if in_set),
+        novelty=found.novelty,
+        novelty_threshold=None if found.thresholds is None else found.thresholds.novelty,
         unit=sighting.unit,
         run=classifier.run,
         engine="torch",
@@ -393,8 +393,10 @@ def write_findings(
             raise UsageError(f"--output {output} has the name of an image", "Name a file such as findings.csv")
         check_replaceable(output)
     if settings.heatmaps is not None:
+        check_outside("--heatmaps", settings.heatmaps, inputs)
         check_writable(settings.heatmaps)
     if settings.details is not None:
+        check_outside("--details", settings.details, inputs)
         check_writable(settings.details)
     suffixes = (*IMAGE_SUFFIXES, *(SLIDE_SUFFIXES if run.facts.get("unit") == "cell" else ()))
     paths = expand_inputs(inputs, suffixes, stdin)

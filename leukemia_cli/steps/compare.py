@@ -711,6 +711,11 @@ def _warnings(
             "OPTIMISTIC PROTOCOL: copies of one image, and images of one patient, lie in training and test data alike; "
             "these figures say how much such a split flatters, not how good a model is"
         )
+    if manifest.unit == "cell":
+        found.append(
+            "single cells are compared here, each by its own label: not to be held beside figures of photographs that "
+            "leuk evaluate gives"
+        )
     random = sorted({row.backbone for row in rows if row.random_weights})
     if random:
         found.append(

@@ -67,7 +67,7 @@ from leukemia_cli.reporting.evaluation import (
 )
 from leukemia_cli.reporting.pictures import confusion_svg
 from leukemia_cli.reporting.thumbnails import HEATMAPS, illustrated
-from leukemia_cli.vision.cutting import InputUnit, cut
+from leukemia_cli.vision.cutting import cut
 from leukemia_cli.vision.decode import Decoded, ImageFacts, Unusable, decode_each, facts_of
 from leukemia_cli.vision.overlays import heatmap_name, overlay, png_bytes
 from leukemia_cli.workspace import (
@@ -221,6 +221,7 @@ def evaluate(
     evidence = _evidence(classifier, run, part, scored, predictions, settings)
     if part.fields is not None:
         evidence = replace(evidence, cells=_cells(classifier, part, found, settings))
+        part = replace(part, warnings=(*part.warnings, *_beside_control(evidence, predictions, settings)))
     if name is not None:
         evidence = _with_drop(evidence, workspace, classifier, run, own, predictions, settings, track, note)
     with fresh_folder(folder) as beside:
@@ -347,18 +348,17 @@ def _external(
         raise WorkspaceError(f"run {run.id} has no rule for photographs", "Its manifest had cells alone")
     cutting = classifier.cutting
 
-    def look(place: int, decoded: Decoded) -> tuple[ImageFacts, list[Pixels]]:
-        views: list[Pixels] = []
-        if cutting is not None:
-            unit: InputUnit = "cell" if gathered.candidates[place].holds == "crops" else "auto"
-            cells = cut(decoded.pixels, cutting, unit).cells
-            views = [plain_view(cell.pixels, classifier.preprocessing) for cell in cells]
-        return facts_of(decoded), views
+    def look(place: int, decoded: Decoded) -> tuple[ImageFacts, list[Pixels], bool]:
+        if cutting is None:
+            return facts_of(decoded), [], False
+        found = cut(decoded.pixels, cutting, "cell" if gathered.candidates[place].holds == "crops" else None)
+        views = [plain_view(cell.pixels, classifier.preprocessing) for cell in found.cells]
+        return facts_of(decoded), views, found.unit == "cell"
 
     outcomes = decode_each(
         [c.path for c in gathered.candidates], look, workers=workers, max_megapixels=settings.max_megapixels
     )
-    bags: list[BagSeen] = []
+    bags: list[tuple[BagSeen, bool]] = []
     watched = track(
         zip(gathered.candidates, outcomes, strict=True), total=len(gathered.candidates), label="opening images"
     )
@@ -367,10 +367,10 @@ def _external(
         if isinstance(outcome, Unusable):
             bad.append(f"{candidate.path}: {outcome.reason}")
         else:
-            facts, views = outcome
+            facts, views, alone = outcome
             opened.append((candidate, facts))
             if cutting is not None:
-                bags.append(see_views(classifier, views, settings.batch_size))
+                bags.append((see_views(classifier, views, settings.batch_size), alone))
     if bad and not (settings.skip_bad and opened):
         raise DataError(
             f"{len(bad)} of {len(gathered.candidates)} images cannot be used, the first: {bad[0]}",
@@ -430,8 +430,8 @@ def _external(
     fields = None
     if cutting is not None:
         fields = tuple(
-            FieldSeen(field=sample, judges=judges, cells=(), seen=seen)
-            for (sample, judges), seen in zip(judged, bags, strict=True)
+            FieldSeen(field=sample, judges=judges, cells=(), seen=seen, alone=alone)
+            for (sample, judges), (seen, alone) in zip(judged, bags, strict=True)
         )
     return name, _Part(
         judged=judged, groups_source=gathered.groups_source, folds=None, warnings=tuple(warnings), fields=fields
@@ -467,7 +467,13 @@ def check_no_leak(manifest: Manifest, classifier: Classifier, judged: Sequence[t
             others = [s for s in manifest.samples if s.split not in part]
         else:
             others = [s for s in manifest.samples if s.fold != member.fold and id(s) not in inside]
-        groups, digests = {s.inseparable for s in others}, {s.sha256 for s in others}
+        fitted = [
+            field
+            for field in manifest.fields
+            if (field.split not in part if manifest.folds is None else field.fold != member.fold)
+        ]
+        groups = {s.inseparable for s in (*others, *fitted)}
+        digests = {s.sha256 for s in (*others, *fitted)}
         for sample in mine:
             if sample.inseparable in groups or sample.sha256 in digests:
                 what = f"group {sample.group!r}" if sample.inseparable in groups else "the same picture"
@@ -497,7 +503,8 @@ def _evidence(
     resamples, seed = settings.resamples, settings.seed
     before = _predictions(classifier, part, scored.uncalibrated)
     members = list(dict.fromkeys(id(m) for _, judges in part.judged for m in judges))
-    doubts = [each for m in classifier.members if id(m) in members and (each := _limits(m)) is not None]
+    alone = part.fields is not None and all(field.alone for field in part.fields)
+    doubts = [each for m in classifier.members if id(m) in members and (each := _limits(m, alone)) is not None]
     asked = [m for m in classifier.members if id(m) in members]
     unmeasured = "this run has no thresholds: no images were left to fit them on"
     if doubts:
@@ -524,7 +531,7 @@ def _evidence(
             fitted_on=together([d.fitted_on for d in doubts]) or "",
             notes=tuple(dict.fromkeys(d.confidence.reason for d in doubts if d.confidence.reason)),
         )
-    thresholds = Thresholds.of([_limits(judges[0]) for _, judges in part.judged[:1]]) if known else None
+    thresholds = Thresholds.of([_limits(judges[0], alone) for _, judges in part.judged[:1]]) if known else None
     promise = None if thresholds is None else thresholds.label_sets
     refused = next((d.label_sets.reason for d in doubts if d.label_sets.reason), None)
     says = None
@@ -565,9 +572,9 @@ def _evidence(
     )
 
 
-def _limits(member: Member) -> Limits | None:
-    """Give the thresholds of what is judged: photographs in a run on cells, else images."""
-    if member.reading is not None:
+def _limits(member: Member, alone: bool) -> Limits | None:
+    """Give the thresholds of what is judged: photographs in a run on cells, else images, or cells that are `alone`."""
+    if member.reading is not None and not alone:
         return member.reading.limits
     return member.limits
 
@@ -582,7 +589,7 @@ def _cells(classifier: Classifier, part: _Part, found: Sequence[BagFound], setti
     levels, missing = [], {}
     by_count = [each.by_count for each in found]
     if any(told is None for told in by_count):
-        missing["count only"] = "too few photographs to fit the control to"
+        missing["count only"] = "some images show one cell each, or there were too few photographs to fit it to"
     else:
         control = _predictions(classifier, part, np.array(by_count))
         says = "the control: photographs judged by the logarithm of their number of cells alone, fitted on training photographs"
@@ -614,6 +621,21 @@ def _cells(classifier: Classifier, part: _Part, found: Sequence[BagFound], setti
         levels=tuple(levels),
         missing=missing,
     )
+
+
+def _beside_control(evidence: Evidence, predictions: Predictions, settings: EvaluateSettings) -> list[str]:
+    """Warn where the number of cells alone does as well as the run."""
+    control = (
+        next((level for level in evidence.cells.levels if level.name == "count only"), None) if evidence.cells else None
+    )
+    value = group_bootstrap(predictions, resamples=settings.resamples, seed=settings.seed)[HEADLINE].value
+    beside = None if control is None else control.metrics[HEADLINE].value
+    if value is None or beside is None or value > beside:
+        return []
+    return [
+        f"the number of cells alone reaches a balanced accuracy of {beside:.3f}, this run {value:.3f}: that it has learnt more "
+        "than to count is not shown"
+    ]
 
 
 def _patients(classifier: Classifier, part: _Part) -> tuple[Predictions | None, str]:

@@ -180,19 +180,23 @@ def prepare(workspace: Workspace, settings: PrepareSettings, track: Track = sile
         copies = find_copies([look.facts.pixels_digest for _, look in opened])
         _check_copies(candidates, copies)
         near = _near(opened, copies, note)
-        proposed = _proposals(opened, gathered, settings)
+        split_given = settings.folds is None and all(candidate.split for candidate in candidates)
+        proposed = [] if split_given else _proposals(opened, gathered, settings)
+        joined = () if split_given else near.sets  # splits that labels name stay as they are; what they part is said
         groups_source = gathered.groups_source
-        if groups_source == "none" and settings.group_by != "none" and (near.sets or proposed):
+        if groups_source == "none" and settings.group_by != "none" and (joined or proposed):
             groups_source = "proposed"
         labelled = [_cell_labels(candidate, look, task, settings) for candidate, look in opened]
         kinds = [_kind(candidate, labels, task) for candidate, labels in zip(candidates, labelled, strict=True)]
-        known = [*copies, *(near.sets if gathered.groups_source == "none" else ()), *proposed]
-        rows = _rows(candidates, known, kinds)
-        bundles = join_groups([group for group, _ in rows], near.sets)
+        known = [*copies, *(joined if gathered.groups_source == "none" else ()), *proposed]
+        rows = _rows(candidates, known, [kind or task.classes[0] for kind in kinds])
+        bundles = join_groups([group for group, _ in rows], joined)
         tied = Counter(
             bundle for bundle, _ in {(bundle, group) for bundle, (group, _) in zip(bundles, rows, strict=True)}
         )
         splits, folds, protocol, deal_warnings = _deal(gathered, candidates, rows, settings, fractions, bundles)
+        if split_given:
+            deal_warnings += _parted(splits, near)
         photographs = [
             Sample(
                 path=candidate.path,
@@ -240,7 +244,7 @@ def prepare(workspace: Workspace, settings: PrepareSettings, track: Track = sile
         )
         manifest = replace(manifest, warnings=(*warnings, *_run_warnings(workspace, manifest)))
         fill_folder(folder, workspace, manifest, protocol=protocol, command=settings.command)
-        audit = _audit(folder, manifest, photographs, rows, [look for _, look in opened], copies, near, settings, note)
+        audit = _audit(folder, manifest, photographs, kinds, [look for _, look in opened], copies, near, settings, note)
         if groups_source == "proposed" and settings.pictures:
             _groups_sheet(folder, photographs, settings, note)
     return Prepared(
@@ -318,7 +322,7 @@ def _open_all(
         )
         if cutting is None:
             return look
-        found = cut(decoded.pixels, cutting, "cell" if candidates[place].holds == "crops" else "auto")
+        found = cut(decoded.pixels, cutting, "cell" if candidates[place].holds == "crops" else None)
         return replace(look, unit=found.unit, crops=tuple(_keep(found, facts, folder, place)))
 
     outcomes = decode_each(
@@ -410,7 +414,7 @@ def _proposals(
     return capture_bursts([look.taken for _, look in opened], [look.camera for _, look in opened])
 
 
-SHEET_GROUPS, SHEET_IMAGES = 12, 6
+SHEET_GROUPS, SHEET_IMAGES, SHEET_PX = 12, 6, 320
 
 
 def _groups_sheet(folder: Path, photographs: Sequence[Sample], settings: PrepareSettings, note: Note) -> None:
@@ -425,7 +429,9 @@ def _groups_sheet(folder: Path, photographs: Sequence[Sample], settings: Prepare
     for number, group in enumerate(largest[:SHEET_GROUPS], start=1):
         for place in range(SHEET_IMAGES):
             if place < len(group):
-                tiles.append(decode(group[place].path, max_megapixels=settings.max_megapixels).pixels)
+                pixels = decode(group[place].path, max_megapixels=settings.max_megapixels).pixels
+                step = max(1, min(pixels.shape[:2]) // SHEET_PX)
+                tiles.append(pixels[::step, ::step].copy())  # the photograph itself is let go
                 captions.append(f"group {number} of {len(largest)}: {len(group)} images")
             else:
                 tiles.append(np.full((16, 16, 3), 255, dtype=np.uint8))
@@ -441,28 +447,33 @@ def _audit(
     folder: Path,
     manifest: Manifest,
     photographs: Sequence[Sample],
-    rows: Sequence[tuple[str, str]],
+    kinds: Sequence[str],
     looks: Sequence[_Look],
     copies: Sequence[Sequence[int]],
     near: _Near,
     settings: PrepareSettings,
     note: Note,
 ) -> dict[str, Any]:
-    """Audit the images, and write audit.json and audit.html."""
+    """Audit the images of which a class is known, and write audit.json and audit.html."""
     note("auditing the data: copies, confounding, and whether more than cells tells the class")
+    known = [row for row, kind in enumerate(kinds) if kind]
+    place = {row: i for i, row in enumerate(known)}
+    photographs = [photographs[row] for row in known]
+    copies = [[place[row] for row in rows if row in place] for rows in copies]
+    pairs = [(place[p.first], place[p.second], p.kind) for p in near.pairs if p.first in place and p.second in place]
     folds = [photograph.fold for photograph in photographs]
     document = audit_document(
         AuditImages(
             classes=manifest.task.classes,
             paths=[photograph.path for photograph in photographs],
-            labels=[kind for _, kind in rows],
-            groups=[group for group, _ in rows],
+            labels=[kinds[row] for row in known],
+            groups=[photograph.group for photograph in photographs],
             sources=[photograph.source for photograph in photographs],
-            traits=[look.traits for look in looks],
+            traits=[looks[row].traits for row in known],
             groups_source=manifest.groups_source,
             folds=[fold for fold in folds if fold is not None] if manifest.folds is not None else None,
-            copies=copies,
-            near=[(pair.first, pair.second, pair.kind) for pair in near.pairs],
+            copies=[rows for rows in copies if len(rows) > 1],
+            near=pairs,
         ),
         seed=settings.seed,
         created=now(),
@@ -501,9 +512,9 @@ def _cell_labels(candidate: Candidate, look: _Look, task: Task, settings: Prepar
 
 
 def _kind(candidate: Candidate, labels: Sequence[tuple[str, How]], task: Task) -> str:
-    """Give the class that a photograph is dealt as: its own, or that of most of its cells."""
+    """Give the class that a photograph is dealt and audited as: its own, or that of most of its cells; "" for neither."""
     known = Counter(label for label, _ in labels if label)
-    return candidate.label or (known.most_common(1)[0][0] if known else task.classes[0])
+    return candidate.label or (known.most_common(1)[0][0] if known else "")
 
 
 def _cells(photograph: Sample, look: _Look, labels: Sequence[tuple[str, How]], manifest_folder: Path) -> list[Sample]:
@@ -550,8 +561,8 @@ def _cell_warnings(
     warnings = []
     if told["unmarked", False]:
         warnings.append(
-            f"{counted(told['unmarked', False], 'cell')} of leukaemia photographs left without a class and out of training: "
-            "nobody marked them, and normal cells lie between blasts (--unmarked says otherwise)"
+            f"{counted(told['unmarked', False], 'cell')} of photographs that are not healthy left without a class, out of "
+            "training: nobody marked them, and normal cells lie between blasts (--unmarked says otherwise)"
         )
     if told["unmarked", True]:
         warnings.append(f"{counted(told['unmarked', True], 'unmarked cell')} of leukaemia photographs taken as healthy")
@@ -561,7 +572,9 @@ def _cell_warnings(
             "the labels are noisy"
         )
     marks = sum(
-        sum(bool(mark.label) for mark in candidate.marks or ()) for candidate, look in opened if look.unit == "field"
+        sum(bool(mark.label) for mark in candidate.marks or ())
+        for (candidate, look), labels in zip(opened, labelled, strict=True)
+        if look.unit == "field" and not any(how == "healthy image" for _, how in labels)
     )
     missed = marks - told["marked", True]
     if missed:
@@ -617,7 +630,7 @@ def _deal(
 ) -> tuple[Sequence[str], Sequence[int | None], str, list[str]]:
     """Give split and fold of each row (one of them empty), how they came about, and what to warn of.
 
-    What is in one of `bundles` is not parted either; splits that the labels name are taken as they are, and that is said.
+    What is in one of `bundles` is not parted either.
     """
     nothing: list[int | None] = [None] * len(rows)
     given = [candidate.split for candidate in candidates]
@@ -629,17 +642,7 @@ def _deal(
                 f"--{asked[0]} does not go with labels that name the split of every image",
                 f"Leave out --{asked[0]}, or the column split",
             )
-        said = _check_given_splits(candidates, rows)
-        parts: dict[str, set[str]] = {}
-        for bundle, split in zip(bundles or (), given, strict=bool(bundles)):
-            parts.setdefault(bundle, set()).add(split)
-        apart = sum(len(of) > 1 for of in parts.values())
-        if apart:
-            said.append(
-                f"{counted(apart, 'set')} of groups with near copies of one another lie in several of the splits that the "
-                "labels name: figures are optimistic (audit.html lists the pairs)"
-            )
-        return given, nothing, "given", said
+        return given, nothing, "given", _check_given_splits(candidates, rows)
     if any(given):
         why = "--folds was asked for" if settings.folds else f"{given.count('')} of {len(given)} images have none"
         warnings.append(f"the splits that the labels name are not used: {why}")
@@ -658,6 +661,17 @@ def _deal(
         told = "; ".join(f"{fold} {', '.join(kinds)}" for fold, kinds in lacking.items())
         warnings.append(f"not every fold has every class ({told}): judge the folds pooled, never one alone")
     return [""] * len(rows), list(dealt), "grouped", warnings
+
+
+def _parted(splits: Sequence[str], near: _Near) -> list[str]:
+    """Warn of near copies that lie in different splits, which the labels named."""
+    apart = sum(splits[pair.first] != splits[pair.second] for pair in near.pairs)
+    if not apart:
+        return []
+    return [
+        f"{counted(apart, 'pair')} of near copies lie in different splits, as the labels name them: figures are optimistic "
+        "(audit.html lists the pairs)"
+    ]
 
 
 def _check_given_splits(candidates: Sequence[Candidate], rows: Sequence[tuple[str, str]]) -> list[str]:

@@ -28,6 +28,8 @@ from leukemia_cli.vision.stain import NuclearStain, Plane, densities, ground_col
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.int32]
 
+_MAD_TO_DEVIATION = 1.4826
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
@@ -49,13 +51,14 @@ class Cell:
 class Finder:
     """Every constant of the method; lengths in red-cell diameters, areas in red-cell areas, stain in mean nuclei.
 
-    The default was chosen on blocks A1 and H1 of ALL-IDB1 and the even-numbered files of BCCD, by eye on other sources.
-    That hue counts less where nuclei are few was added after the recall of block H3 had been seen.
+    The default was chosen on blocks A1 and H1 of ALL-IDB1, the even-numbered files of BCCD and drawn smears, by eye on others.
     """
 
-    version: int = 1
+    version: int = 2
     look_side_px: int = 650
     most_look_shrink: int = 4
+    least_look_diameter_px: float = 12.0
+    most_windows: int = 8
     density_noise: float = 0.015
     most_spread: float = 0.32
     look_threshold: float = 0.4
@@ -82,10 +85,11 @@ class Finder:
     least_bridge: float = 0.2
     least_nucleus: float = 0.33
     least_nucleus_at_border: float = 0.33
+    least_lobed: float = 2.4
     hue_quantile: float = 0.75
-    least_for_hue: int = 6
+    least_for_hue: int = 3
     least_hue: float = 0.8
-    least_shaped_hue: float = 0.6
+    hue_spreads: float = 2.0
     most_irregular: float = 1.35
     most_lobe_radius: float = 0.35
     cytoplasm_threshold: float = 0.18
@@ -139,11 +143,16 @@ def find_cells(pixels: NDArray[np.uint8], finder: Finder = DEFAULT_FINDER) -> Fo
     look = np.asarray(image.reduce(shrink) if shrink > 1 else image)
     ground = ground_colour(look)
     planes = densities(look, ground)
-    stain = nuclear_stain(planes, noise=finder.density_noise)
-    if stain is not None and stain.spread > finder.most_spread:
-        stain = None
-    ruler = _measured(planes, stain, finder)
+    stain, ruler = _looked_at(planes, finder)
     red_px = None if ruler.red_cell_px is None else ruler.red_cell_px * shrink
+    finer = shrink
+    # A shrunk red cell of few px is not measured but guessed: the same is looked at in less shrunk windows.
+    while finer > 1 and (red_px is None or red_px < finder.least_look_diameter_px * finer):
+        finer = -(-finer // 2)
+        windows = _windows(pixels, _score(planes, stain) if stain else planes.sum(axis=0), shrink, finer, finder)
+        seen_stain, seen = _looked_at(densities(windows, ground), finder)
+        if seen_stain is not None and seen.red_cell_px is not None:
+            stain, red_px = seen_stain, seen.red_cell_px * finer
     unit_px = red_px
     if unit_px is None and ruler.white_cell_px is not None:
         unit_px = ruler.white_cell_px * shrink / finder.white_cell_ratio
@@ -206,6 +215,32 @@ def cut_crop(pixels: NDArray[np.uint8], x: float, y: float, *, side_px: float, s
 
 
 # ---------------------------------------------------------------------------------- scale and stain
+
+
+def _looked_at(planes: Plane, finder: Finder) -> tuple[NuclearStain | None, Ruler]:
+    stain = nuclear_stain(planes, noise=finder.density_noise)
+    if stain is not None and stain.spread > finder.most_spread:
+        stain = None
+    return stain, _measured(planes, stain, finder)
+
+
+def _windows(pixels: NDArray[np.uint8], worth: Plane, shrink: int, finer: int, finder: Finder) -> NDArray[np.uint8]:
+    """Lay windows of the original, `finer` times shrunk, side by side: from all over the half that is worth most.
+
+    `worth` (h, w) is that of the original `shrink` times shrunk.
+    """
+    side = finder.look_side_px // 2 * finer
+    height, width = pixels.shape[:2]
+    places = []
+    for top in range(0, max(height - side, 0) + 1, side):
+        for left in range(0, max(width - side, 0) + 1, side):
+            seen = worth[top // shrink : (top + side) // shrink, left // shrink : (left + side) // shrink]
+            places.append((float(np.clip(seen, 0, 1).mean()), top, left))
+    places = sorted(sorted(places, reverse=True)[: (len(places) + 1) // 2], key=lambda place: place[1:])
+    count = min(finder.most_windows, len(places))
+    chosen = [places[turn * len(places) // count] for turn in range(count)]
+    cut = [Image.fromarray(pixels[top : top + side, left : left + side]).reduce(finer) for _, top, left in chosen]
+    return np.concatenate([np.asarray(one) for one in cut], axis=1)
 
 
 def _measured(planes: Plane, stain: NuclearStain | None, finder: Finder) -> Ruler:
@@ -310,8 +345,10 @@ def _join_lobes(fragments: Labels, count: int, density: Plane, diameter: float, 
     from scipy import ndimage
 
     red_area = math.pi / 4 * diameter**2
-    area = np.bincount(fragments.ravel(), minlength=count + 1)[1:]
-    small = np.flatnonzero(area < finder.part_most_area * red_area)
+    radius, area = _shapes(fragments)
+    # A nucleus that is itself lobed is no round cell that lies beside another: what touches it may be one more lobe.
+    lobed = area >= finder.least_lobed * math.pi * radius**2
+    small = np.flatnonzero((area < finder.part_most_area * red_area) | lobed)
     if small.size < 2:
         return fragments
     least_bridge = finder.least_bridge * float(density[fragments > 0].mean())
@@ -319,7 +356,8 @@ def _join_lobes(fragments: Labels, count: int, density: Plane, diameter: float, 
     rims = {int(one): _rim_points(fragments[windows[one]] == one + 1, windows[one]) for one in small}
     centres = {one: points.mean(axis=0) for one, points in rims.items()}
     reach = {
-        one: diameter * (finder.lobe_reach if area[one] < finder.lobe_most_area * red_area else finder.part_reach)
+        one: diameter
+        * (finder.lobe_reach if lobed[one] or area[one] < finder.lobe_most_area * red_area else finder.part_reach)
         for one in rims
     }
     near = [
@@ -370,32 +408,41 @@ def _extent(points: NDArray[np.float64]) -> float:
 
 
 def _without_ruptured(nuclei: Labels, planes: Plane, diameter: float, finder: Finder) -> Labels:
-    """Leave out nuclei redder than the bluer ones beside them: spilt chromatin takes more eosin than that of whole cells.
+    """Leave out broad nuclei of irregular shape that are redder than the image's round ones: spilt chromatin takes more eosin.
 
     Redness is judged by the difference of red and blue density over green, so that pale and dark nuclei compare. Round nuclei
-    and those of slender lobes may be redder than broad ones of irregular shape; and so may all where they are few, because a
-    granulocyte is redder than a lymphocyte beside it.
+    are whole and say how much hue varies in this image; where too few are seen, and for slender lobes, nothing is left out.
     """
-    from scipy import ndimage
-
     count = int(nuclei.max())
-    if count < 2:
+    if count <= finder.least_for_hue:
+        return nuclei
+    radius, area = _shapes(nuclei)
+    round_ = area <= finder.most_irregular * math.pi * radius**2
+    if np.count_nonzero(round_) < finder.least_for_hue:
         return nuclei
     inside = nuclei > 0
     red, green, blue = (np.bincount(nuclei[inside], weights=plane[inside], minlength=count + 1)[1:] for plane in planes)
     hue = (red - blue) / np.maximum(green, 1e-6)
-    usual = float(np.quantile(hue, finder.hue_quantile))
-    if usual <= 0:
-        return nuclei
-    least = finder.least_hue if count >= finder.least_for_hue else finder.least_shaped_hue
-    kept = np.concatenate([[False], hue >= least * usual])
-    windows = ndimage.find_objects(nuclei)
-    for number in (1 + np.flatnonzero((hue < least * usual) & (hue >= finder.least_shaped_hue * usual))).tolist():
-        nucleus = np.pad(nuclei[windows[number - 1]] == number, 1)
-        radius = float(ndimage.distance_transform_edt(nucleus).max())
-        compact = np.count_nonzero(nucleus) <= finder.most_irregular * math.pi * radius**2
-        kept[number] = compact or radius < finder.most_lobe_radius * diameter
-    return _kept(nuclei, kept)
+    usual = float(np.quantile(hue[round_], finder.hue_quantile))
+    spread = _MAD_TO_DEVIATION * float(np.median(np.abs(hue[round_] - np.median(hue[round_]))))
+    least = usual - max((1.0 - finder.least_hue) * abs(usual), finder.hue_spreads * spread)
+    broad = radius >= finder.most_lobe_radius * diameter
+    return _kept(nuclei, np.concatenate([[False], (hue >= least) | round_ | ~broad]))
+
+
+def _shapes(labels: Labels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the inscribed radius and the area of each label from 1, in working px; beyond the image's edge nothing is inside."""
+    from scipy import ndimage
+
+    shapes = []
+    for number, window in enumerate(ndimage.find_objects(labels), start=1):
+        if window is None:
+            shapes.append((0.0, 0.0))
+            continue
+        alone = np.pad(labels[window] == number, 1)
+        shapes.append((float(ndimage.distance_transform_edt(alone).max()), float(np.count_nonzero(alone))))
+    radius, area = np.array(shapes, np.float64).reshape(-1, 2).T
+    return radius, area
 
 
 def _kept(labels: Labels, kept: Mask) -> Labels:

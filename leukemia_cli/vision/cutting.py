@@ -41,12 +41,13 @@ class Cutting:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Cutting:
         """Undo `as_json`; raises KeyError, TypeError or ValueError for anything else."""
-        if stored["unit"] not in get_args(InputUnit):
-            raise ValueError(f"unknown unit {stored['unit']!r}")
+        unit = stored.get("unit", "auto")
+        if unit not in get_args(InputUnit):
+            raise ValueError(f"unknown unit {unit!r}")
         return cls(
             side=float(stored["side"]),
             size_px=int(stored["size_px"]),
-            unit=stored["unit"],
+            unit=unit,
             finder=Finder.from_json(stored["finder"]),
         )
 
@@ -70,12 +71,12 @@ class Cut:
     """Side of the crops in px of the image; None where nothing was cut."""
 
 
-def cut(pixels: Pixels, cutting: Cutting, unit: InputUnit = "auto") -> Cut:
+def cut(pixels: Pixels, cutting: Cutting, unit: InputUnit | None = None) -> Cut:
     """Find the white cells of RGB pixels (H, W, 3) and cut each.
 
-    `unit` "auto" takes that of `cutting`; where that is "auto" too, a single cell's crop is told from a field.
+    `unit` None takes that of `cutting`; "auto" tells a single cell's crop from a field.
     """
-    unit = cutting.unit if unit == "auto" else unit
+    unit = unit or cutting.unit
     if unit == "cell":
         return _whole(pixels, None)
     found = find_cells(pixels, cutting.finder)

@@ -129,7 +129,8 @@ def test_few_cells_are_said_and_a_broken_image_is_a_row(cells: CellRun, leuk: Le
     assert done.code == 3
     bare, broken = done.json()
     assert (bare["decision"], bare["reason"], bare["cells"]) == ("abstain", "few_cells", 0)
-    assert (bare["confidence"], bare["novelty"]) == (0.5, None)
+    assert bare["confidence"] == pytest.approx(0.5, abs=1e-5)
+    assert (bare["label"], bare["novelty"]) == ("HTL", None)
     assert broken["decision"] == "error"
     (answered,) = leuk("classify", "bare.png", "-w", cells.root, "--json", "--no-abstain").json()
     assert answered["decision"] == "label"
@@ -168,11 +169,31 @@ def test_images_from_elsewhere_are_judged_by_found_cells(cells: CellRun, leuk: L
     assert "no cell of these photographs is labelled" in report["cells"]["missing"]["cell"]
 
 
+def test_crops_of_single_cells_are_judged_alike_by_evaluate_and_classify(
+    cells: CellRun, leuk: Leuk, tmp_path: Path
+) -> None:
+    root = tmp_path / "crops"
+    for place, row in enumerate(table(cells.root / "manifest" / "manifest.csv")[::7]):
+        (root / row["label"]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(cells.root / "manifest" / row["path"], root / row["label"] / f"{place}.png")
+    kept = leuk("prepare", root, "--task", "binary", "--unit", "cell", "--input-unit", "cell", "--folds", "2", "-w", "ws")
+    assert kept.code == 0, kept.err
+    leuk("train", "-w", "ws", "--backbone", "efficientnet-lite0", "--variant", "base", "--views", "1", "--fold", "0")
+    report = leuk("evaluate", "-w", "ws", "--resamples", "20", "--json").json()
+    assert report["cells"]["few_cells"] == 0
+    predicted = {row["path"]: row for row in table(next((tmp_path / "ws" / "reports").glob("*-test")) / "predictions.csv")}
+    rows = leuk("classify", *predicted, "-w", "ws", "--json").json()
+    for row in rows:
+        assert row["unit"] == "cell"
+        assert row["score_ALL"] == pytest.approx(float(predicted[row["path"]]["score_ALL"]), abs=1e-5)
+
+
 def test_what_does_not_go_with_cells_is_refused(cells: CellRun, leuk: Leuk, trained: Any) -> None:
     for arguments, told in (
         (("classify", "x.png", "-w", cells.root, "--heatmaps", "maps"), "heat-maps are of whole images"),
         (("evaluate", "-w", cells.root, "--heatmaps", "2"), "heat-maps are of whole images"),
         (("classify", "x.png", "-w", trained.root, "--details", "found"), "--details needs a run on cells"),
+        (("classify", cells.pictures, "-w", cells.root, "--details", cells.pictures / "x"), "would become inputs"),
         (("classify", "x.png", "-w", trained.root, "--input-unit", "cell"), "--input-unit needs a run on cells"),
     ):
         done = leuk(*arguments)

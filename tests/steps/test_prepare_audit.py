@@ -149,4 +149,8 @@ def test_groups_that_were_given_stay_and_near_copies_are_dealt_together(tmp_path
     labels.write_text("path,label,group,split\n" + "\n".join(rows) + "\n")
     settings = PrepareSettings(sources=(str(source),), task="binary", labels=str(labels))
     told = prepare(open_workspace(tmp_path / "given", create=True), settings).manifest.warnings
-    assert any("lie in several of the splits that the labels name" in line for line in told)
+    assert any("1 pair of near copies lie in different splits, as the labels name them" in line for line in told)
+    labels.write_text(labels.read_text().replace(",group,", ",patient,"))  # now nobody gives groups
+    bare = prepare(open_workspace(tmp_path / "bare", create=True), settings).manifest
+    assert bare.groups_source == "none"
+    assert {s.split for s in bare.samples} == {"train", "test"}

@@ -166,6 +166,24 @@ def test_redder_ragged_nuclei_beside_many_blue_ones_are_left_out() -> None:
     assert len(find_cells(with_ragged(redder, BLUE[:2])).cells) == 3  # few: a granulocyte beside lymphocytes
 
 
+def test_round_nuclei_are_kept_whatever_their_hue() -> None:
+    pixels = smear(BLUE)
+    left = pixels[:, :240].astype(np.float64)
+    nuclear = left[..., 2:] > left[..., :1] + 15
+    pixels[:, :240] = np.where(nuclear, left * [1.3, 1.0, 0.9], left).astype(np.uint8)
+    assert len(find_cells(pixels).cells) == 6
+
+
+def test_small_cells_of_a_large_image_that_is_partly_blank_are_measured_not_guessed() -> None:
+    tile = np.asarray(Image.fromarray(smear(APART)).reduce(3))
+    large = np.full((8 * tile.shape[0], 2400, 3), GROUND, np.uint8)
+    filled = np.tile(tile, (8, 8, 1))
+    large[:, : filled.shape[1]] = filled
+    found = find_cells(large)
+    assert found.red_cell_diameter_px == pytest.approx(2 * RED_RADIUS / 3, rel=0.3)
+    assert len(found.cells) == pytest.approx(8 * 8 * 3, rel=0.1)
+
+
 def test_a_picture_of_one_cell_is_told_from_a_field() -> None:
     one = smear([(90, 88, 34)], cytoplasm=((90, 88, 46),), size=(180, 176))
     assert (find_cells(one).unit, len(find_cells(one).cells)) == ("cell", 1)
