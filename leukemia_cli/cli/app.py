@@ -201,6 +201,13 @@ def _shown(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+LAYOUT_NAMES = (
+    "folders, csv, voc, coco, yolo, all-idb1, all-idb2, taleqani, c-nmc, aml-lmu, marrow-mll, pbc-barcelona, raabin-wbc, "
+    "lisc or chula-rbc-12"
+)
+"""Of data.layouts.LAYOUTS, written out: help does not load the table."""
+
+
 # ----------------------------------------------------------------------------------------------------- commands
 
 
@@ -214,7 +221,7 @@ def prepare(
     task: Annotated[str | None, typer.Option(help="binary, five-class, or a task YAML.")] = None,
     classes: Annotated[str | None, typer.Option(help="Keep only these of the task's classes: ALL,AML,HTL.")] = None,
     positive: Annotated[str | None, typer.Option(help="The positive one of two classes.")] = None,
-    layout: Annotated[str, typer.Option(help="auto, folders, all-idb1, taleqani or csv.")] = "auto",
+    layout: Annotated[str, typer.Option(help=f"auto, {LAYOUT_NAMES}.")] = "auto",
     labels: Annotated[Path | None, typer.Option(help="CSV of path,label[,group][,split][,source].")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column that holds the label.")] = None,
     group_by: Annotated[

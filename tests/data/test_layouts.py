@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from leukemia_cli.cli.app import LAYOUT_NAMES
 from leukemia_cli.data.datasets import Candidate, Gathered, SourceDefaults, Unit, gather, read_sources
 from leukemia_cli.data.layouts import LAYOUTS, Mark, find_layout
 from leukemia_cli.data.tasks import resolve_task
@@ -538,3 +539,8 @@ def test_real_taleqani_fields() -> None:
     found = gathered(real("Taleqani"))
     assert Counter(c.label for c in found.candidates) == {"ALL": 750, "HTL": 250}
     assert {(c.holds, c.marks) for c in found.candidates} == {("fields", None)}
+
+
+def test_the_help_of_prepare_names_every_layout() -> None:
+    named = set(LAYOUT_NAMES.replace(" or ", ", ").split(", "))
+    assert named == set(LAYOUTS)
