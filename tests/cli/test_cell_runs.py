@@ -176,12 +176,16 @@ def test_crops_of_single_cells_are_judged_alike_by_evaluate_and_classify(
     for place, row in enumerate(table(cells.root / "manifest" / "manifest.csv")[::7]):
         (root / row["label"]).mkdir(parents=True, exist_ok=True)
         shutil.copy(cells.root / "manifest" / row["path"], root / row["label"] / f"{place}.png")
-    kept = leuk("prepare", root, "--task", "binary", "--unit", "cell", "--input-unit", "cell", "--folds", "2", "-w", "ws")
+    kept = leuk(
+        "prepare", root, "--task", "binary", "--unit", "cell", "--input-unit", "cell", "--folds", "2", "-w", "ws"
+    )
     assert kept.code == 0, kept.err
     leuk("train", "-w", "ws", "--backbone", "efficientnet-lite0", "--variant", "base", "--views", "1", "--fold", "0")
     report = leuk("evaluate", "-w", "ws", "--resamples", "20", "--json").json()
     assert report["cells"]["few_cells"] == 0
-    predicted = {row["path"]: row for row in table(next((tmp_path / "ws" / "reports").glob("*-test")) / "predictions.csv")}
+    predicted = {
+        row["path"]: row for row in table(next((tmp_path / "ws" / "reports").glob("*-test")) / "predictions.csv")
+    }
     rows = leuk("classify", *predicted, "-w", "ws", "--json").json()
     for row in rows:
         assert row["unit"] == "cell"
