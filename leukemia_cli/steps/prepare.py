@@ -722,7 +722,12 @@ def _group_warnings(
         warnings.append(
             f"{counted(count, 'image')} nearly the same as another (a crop, turned, brightened or saved again, or two "
             "photographs of one place): never parted"
-            + (f"; they tie {tied} groups together, which are dealt as one where they share some" if tied else "")
+            + (
+                f"; they tie {tied} groups together, which are dealt as one where they share some, and counted apart: if those "
+                "are of one patient, intervals are too narrow"
+                if tied
+                else ""
+            )
         )
     if groups_source == "none":
         warnings.append(NO_GROUPS)
