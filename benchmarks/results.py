@@ -222,8 +222,9 @@ def taleqani(data: Path, work: Path) -> str:
 
 Fields of 224 × 224 px, 250 of each of four published folders; benign (haematogones) counts as HTL. No patient ids are
 published: the groups are clusters of like appearance, found by a heuristic, so two groups may be one patient. Near copies,
-of which this set has many, are never parted: groups that share some are dealt as one, so that folds are uneven. Every image
-carries a scale bar, and stain and density differ by class, so part of these figures may be a shortcut
+of which this set has many, are never parted: groups that share some are dealt as one, so that a fold may leave out nearly a
+whole subtype ([what that changes](how-to/remedies.md#what-it-was-worth-on-taleqani)). Every image carries a scale
+bar, and stain and density differ by class, so part of these figures may be a shortcut
 ([heat-maps](how-to/heat-maps.md)); what masks, tiles and stain normalisation change is [measured](how-to/remedies.md).
 
 {prepared["images"]} images of {prepared["groups"]} groups; 5 folds × {document["repeats"]} partitions;

@@ -242,6 +242,10 @@ def prepare(
         Literal["leave-out", "healthy", "as-image"],
         typer.Option(help="With --unit cell: what unmarked cells of a leukaemia field count as."),
     ] = "leave-out",
+    near_copies: Annotated[
+        Literal["tie", "warn"],
+        typer.Option(help="Deal groups that hold near copies of one another as one, or only warn where these part."),
+    ] = "tie",
     val: Annotated[float | None, typer.Option(help="Share for choices (default 0.15).")] = None,
     calib: Annotated[float | None, typer.Option(help="Share for calibration (default 0.15).")] = None,
     test: Annotated[float | None, typer.Option(help="Share for the test (default 0.2).")] = None,
@@ -267,6 +271,7 @@ def prepare(
         unit=unit,
         input_unit=input_unit,
         unmarked=unmarked,
+        near_copies=near_copies,
         val=val,
         calib=calib,
         test=test,

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -87,6 +87,8 @@ class PrepareSettings:
     unit: Unit = "image"
     input_unit: InputUnit = "auto"
     unmarked: Unmarked = "leave-out"
+    near_copies: Literal["tie", "warn"] = "tie"
+    """Whether groups that hold near copies of one another are dealt as one, or that they may part is only said."""
     val: float | None = None
     calib: float | None = None
     test: float | None = None
@@ -182,7 +184,8 @@ def prepare(workspace: Workspace, settings: PrepareSettings, track: Track = sile
         near = _near(opened, copies, note)
         split_given = settings.folds is None and all(candidate.split for candidate in candidates)
         proposed = [] if split_given else _proposals(opened, gathered, settings)
-        joined = () if split_given else near.sets  # splits that labels name stay as they are; what they part is said
+        # Splits that labels name stay as they are; what they part is said.
+        joined = () if split_given or settings.near_copies == "warn" else near.sets
         groups_source = gathered.groups_source
         if groups_source == "none" and settings.group_by != "none" and (joined or proposed):
             groups_source = "proposed"
@@ -195,8 +198,9 @@ def prepare(workspace: Workspace, settings: PrepareSettings, track: Track = sile
             bundle for bundle, _ in {(bundle, group) for bundle, (group, _) in zip(bundles, rows, strict=True)}
         )
         splits, folds, protocol, deal_warnings = _deal(gathered, candidates, rows, settings, fractions, bundles)
-        if split_given:
-            deal_warnings += _parted(splits, near)
+        if not joined:
+            parts = splits if settings.folds is None else [f"fold {fold}" for fold in folds]
+            deal_warnings += _parted(parts, near)
         photographs = [
             Sample(
                 path=candidate.path,
@@ -663,14 +667,14 @@ def _deal(
     return [""] * len(rows), list(dealt), "grouped", warnings
 
 
-def _parted(splits: Sequence[str], near: _Near) -> list[str]:
-    """Warn of near copies that lie in different splits, which the labels named."""
-    apart = sum(splits[pair.first] != splits[pair.second] for pair in near.pairs)
+def _parted(parts: Sequence[str], near: _Near) -> list[str]:
+    """Warn of near copies that lie in different parts, because the labels named them or because that was asked for."""
+    apart = sum(parts[pair.first] != parts[pair.second] for pair in near.pairs)
     if not apart:
         return []
     return [
-        f"{counted(apart, 'pair')} of near copies lie in different splits, as the labels name them: figures are optimistic "
-        "(audit.html lists the pairs)"
+        f"{counted(apart, 'pair')} of near copies lie in different splits or folds: figures are optimistic (audit.html lists "
+        "the pairs)"
     ]
 
 
@@ -721,10 +725,10 @@ def _group_warnings(
         count = len({row for pair in near.pairs for row in (pair.first, pair.second)})
         warnings.append(
             f"{counted(count, 'image')} nearly the same as another (a crop, turned, brightened or saved again, or two "
-            "photographs of one place): never parted"
+            "photographs of one place)"
             + (
-                f"; they tie {tied} groups together, which are dealt as one where they share some, and counted apart: if those "
-                "are of one patient, intervals are too narrow"
+                f", never parted; they tie {tied} groups together, which are dealt as one where they share some, and "
+                "counted apart: if those are of one patient, intervals are too narrow"
                 if tied
                 else ""
             )

@@ -140,6 +140,10 @@ def test_groups_that_were_given_stay_and_near_copies_are_dealt_together(tmp_path
     assert one.fold == other.fold
     assert done.manifest.groups_source == "filename"
     assert any("they tie 2 groups together" in line for line in done.manifest.warnings)
+    apart = run(tmp_path / "apart", source, group_by="regex:(patient-[0-9]+)", near_copies="warn").manifest
+    assert {s.bundle for s in apart.samples} == {""}
+    parted = len({s.fold for s in apart.samples if s.group in ("patient-01", "patient-99")}) > 1
+    assert parted == any("near copies lie in different" in line for line in apart.warnings)
     assert {s.bundle for s in done.manifest.samples if s.group not in ("patient-01", "patient-99")} == {""}
     again = read_manifest(open_workspace(tmp_path / "ws", create=False))
     assert again == done.manifest
@@ -149,7 +153,7 @@ def test_groups_that_were_given_stay_and_near_copies_are_dealt_together(tmp_path
     labels.write_text("path,label,group,split\n" + "\n".join(rows) + "\n")
     settings = PrepareSettings(sources=(str(source),), task="binary", labels=str(labels))
     told = prepare(open_workspace(tmp_path / "given", create=True), settings).manifest.warnings
-    assert any("1 pair of near copies lie in different splits, as the labels name them" in line for line in told)
+    assert any("1 pair of near copies lie in different splits or folds" in line for line in told)
     labels.write_text(labels.read_text().replace(",group,", ",patient,"))  # now nobody gives groups
     bare = prepare(open_workspace(tmp_path / "bare", create=True), settings).manifest
     assert bare.groups_source == "none"
