@@ -132,9 +132,9 @@ The count-only control, pooled over both ways of a partition (found cells alone,
 
 {table(["partition", "balanced accuracy", "AUROC", "n"], control)}
 
-Right decisions by the number of cells that a photograph has, over all runs on cells in this table. Photographs with one or two cells
-are nearly all healthy and called so: that `train --least-cells` is 3 by default comes from the first rule, which needs three, and not
-from these figures.
+Right decisions by the number of cells that a photograph has, over all runs on cells in this table. Photographs with one or
+two cells are nearly all healthy and called so: that `train --least-cells` is 3 by default comes from the first rule, which
+needs three, and not from these figures.
 
 {table(["cells", "right", "of"], [[name, str(hits), str(of)] for name, (hits, of) in sorted(right.items())])}
 
