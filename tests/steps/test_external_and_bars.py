@@ -227,7 +227,7 @@ def test_a_run_without_thresholds_says_so_and_labels_everything(make_lab, tmp_pa
     told: list[str] = []
     settings = ClassifySettings(device="cpu", workers=1)
     classifier = open_classifier(run, settings, told.append)
-    assert any("cannot abstain" in line for line in told)
+    assert any("cannot tell what is novel or uncertain" in line for line in told)
     rows = list(classify(classifier, [lab.manifest.samples[0].path], settings))
     assert (rows[0].decision, rows[0].novelty, rows[0].label_set) == ("label", None, None)
     facts = evaluate(lab.workspace, lab.manifest, run, JUDGE).report
