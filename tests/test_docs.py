@@ -100,7 +100,16 @@ def followed(clone: Path) -> dict[str, str]:
 
 
 def test_the_readme_runs_as_written(clone: Path, followed: dict[str, str]) -> None:
-    assert list(followed) == ["prepare", "train", "extract-features", "fit-svm", "evaluate", "compare", "cells", "classify"]
+    assert list(followed) == [
+        "prepare",
+        "train",
+        "extract-features",
+        "fit-svm",
+        "evaluate",
+        "compare",
+        "cells",
+        "classify",
+    ]
     assert len((clone / "features.csv").read_text().splitlines()) == 1 + 120
     rows = followed["classify"].splitlines()
     assert len(rows) == 1 + 1 + 4 and rows[0].startswith("path,label,decision,")
