@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -32,6 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
         place = random.randrange(len(granted)) if worker is None else int(worker.removeprefix("gw"))
         os.sched_setaffinity(0, {granted[place % len(granted)]})
 
+
+# How fast examples are drawn is the machine's affair: on a busy one it says nothing about the code.
+hypothesis.settings.register_profile("any-machine", suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any-machine")
 
 SPLITS = ("train", "train", "val", "calib", "test")
 
