@@ -28,7 +28,6 @@ from typing import Any, Literal
 from leukemia_cli.catalog import TASKS
 from leukemia_cli.data.grouping import WEAKEST_FIRST, group_images, parse_group_by
 from leukemia_cli.data.layouts import (
-    LAYOUTS,
     FoundImage,
     Layout,
     Mark,
@@ -511,8 +510,3 @@ def _each_once(candidates: Sequence[Candidate], warnings: list[str]) -> list[Can
     if repeated:
         warnings.append(f"{counted(repeated, 'image')} named more than once, counted once")
     return sorted(kept.values(), key=lambda candidate: candidate.path)
-
-
-def layout_names() -> tuple[str, ...]:
-    """Give what `--layout` takes."""
-    return ("auto", *LAYOUTS)

@@ -106,24 +106,10 @@ def fit_reading(
     if len(np.unique(bags.labels)) == class_count:
         counts = np.array([len(bag) for bag in bags.cells], dtype=np.int64)
         control = fit_count_control(counts, bags.labels, class_count=class_count)
-    held = limits_from or rule_from
-    if limits_from is not None:
-        told = aggregation(held.cells)
-    else:
-        told = np.zeros((len(held.cells), class_count))
-        for fold in np.unique(bags.folds):
-            rest = np.flatnonzero(bags.folds != fold).tolist()
-            here = np.flatnonzero(bags.folds == fold).tolist()
-            other = default_aggregation(class_count, healthy)
-            if len(rest):
-                other = fit_aggregation(
-                    [bags.cells[i] for i in rest], bags.labels[rest], bags.folds[rest],
-                    class_count=class_count, healthy=healthy, chosen_on=bags.named,
-                )  # fmt: skip
-            told[here] = other([bags.cells[i] for i in here])
-    kept = [i for i, bag in enumerate(held.cells) if len(bag) >= settings.least_cells and held.grouped]
-    limits = None
-    if kept:
+    held, limits = limits_from or rule_from, None
+    kept = [i for i, bag in enumerate(held.cells) if len(bag) >= settings.least_cells]
+    if kept and held.grouped:
+        told = _told_out_of_fold(bags, class_count, healthy) if limits_from is None else aggregation(held.cells)
         limits = fit_limits(
             Calibration(
                 probabilities=told[kept],
@@ -137,6 +123,22 @@ def fit_reading(
     return Reading(
         aggregation=aggregation, control=control, limits=limits, least_cells=settings.least_cells, grouped=bags.grouped
     )
+
+
+def _told_out_of_fold(bags: Bags, class_count: int, healthy: int | None) -> Scores:
+    """Give probabilities (N, C) of each photograph by a rule that was chosen and fitted on the other folds."""
+    told = np.zeros((len(bags.cells), class_count))
+    for fold in np.unique(bags.folds):
+        rest = np.flatnonzero(bags.folds != fold).tolist()
+        here = np.flatnonzero(bags.folds == fold).tolist()
+        other = default_aggregation(class_count, healthy)
+        if rest:
+            other = fit_aggregation(
+                [bags.cells[i] for i in rest], bags.labels[rest], bags.folds[rest],
+                class_count=class_count, healthy=healthy, chosen_on=bags.named,
+            )  # fmt: skip
+        told[here] = other([bags.cells[i] for i in here])
+    return told
 
 
 def strangeness(novelty: Scores) -> float:

@@ -184,7 +184,7 @@ def _last_stage(entry: Backbone | None, module: nn.Module) -> tuple[str, ...]:
         return entry.last_stage
     info = getattr(module, "feature_info", None)
     try:
-        stages = [i["module"] for i in info] if isinstance(info, list) else list(info.module_name())  # type: ignore[union-attr]
+        stages = [i["module"] for i in info] if isinstance(info, list) else list(info.module_name())  # type: ignore[union-attr]  # timm's own
     except Exception:
         return ()
     names = [name for name, _ in module.named_parameters()]

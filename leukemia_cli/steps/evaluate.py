@@ -42,7 +42,7 @@ from leukemia_cli.judging.bars import Bar
 from leukemia_cli.judging.comparison import independent_difference
 from leukemia_cli.judging.curves import reliability
 from leukemia_cli.judging.evaluation import judge, judge_abstention, judge_label_sets, trace
-from leukemia_cli.judging.intervals import group_bootstrap
+from leukemia_cli.judging.intervals import group_bootstrap, plain_values
 from leukemia_cli.judging.predictions import Predictions
 from leukemia_cli.learning.batches import Pixels, plain_view, read_sample
 from leukemia_cli.learning.classifier import Classifier, Member, load_classifier, together
@@ -221,7 +221,7 @@ def evaluate(
     evidence = _evidence(classifier, run, part, scored, predictions, settings)
     if part.fields is not None:
         evidence = replace(evidence, cells=_cells(classifier, part, found, settings))
-        part = replace(part, warnings=(*part.warnings, *_beside_control(evidence, predictions, settings)))
+        part = replace(part, warnings=(*part.warnings, *_beside_control(evidence, predictions)))
     if name is not None:
         evidence = _with_drop(evidence, workspace, classifier, run, own, predictions, settings, track, note)
     with fresh_folder(folder) as beside:
@@ -623,12 +623,12 @@ def _cells(classifier: Classifier, part: _Part, found: Sequence[BagFound], setti
     )
 
 
-def _beside_control(evidence: Evidence, predictions: Predictions, settings: EvaluateSettings) -> list[str]:
+def _beside_control(evidence: Evidence, predictions: Predictions) -> list[str]:
     """Warn where the number of cells alone does as well as the run."""
     control = (
         next((level for level in evidence.cells.levels if level.name == "count only"), None) if evidence.cells else None
     )
-    value = group_bootstrap(predictions, resamples=settings.resamples, seed=settings.seed)[HEADLINE].value
+    value = plain_values(predictions, (HEADLINE,))[HEADLINE]
     beside = None if control is None else control.metrics[HEADLINE].value
     if value is None or beside is None or value > beside:
         return []

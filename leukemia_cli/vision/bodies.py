@@ -45,7 +45,7 @@ def _hull(mask: Mask) -> Mask:
 
     if min(mask.shape) < 3:
         return mask
-    hull: Mask = convex_hull_image(mask, offset_coordinates=False)  # type: ignore[no-untyped-call]
+    hull: Mask = convex_hull_image(mask, offset_coordinates=False)
     return hull | mask
 
 
@@ -64,11 +64,11 @@ def outline(mask: Mask) -> list[tuple[float, float]]:
     """Give the outer outline of a mask (h, w) as at most 64 points x, y, the middle of the first pixel being (0, 0)."""
     from skimage.measure import approximate_polygon, find_contours
 
-    contours = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)  # type: ignore[no-untyped-call]
+    contours = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)
     longest = max(contours, key=len) - 1.0
     tolerance = 0.4
-    points = approximate_polygon(longest, tolerance)  # type: ignore[no-untyped-call]
+    points = approximate_polygon(longest, tolerance)
     while len(points) - 1 > MOST_OUTLINE_POINTS:
         tolerance *= 1.5
-        points = approximate_polygon(longest, tolerance)  # type: ignore[no-untyped-call]
+        points = approximate_polygon(longest, tolerance)
     return [(float(x), float(y)) for y, x in points[:-1]]

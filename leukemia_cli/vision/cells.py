@@ -331,11 +331,11 @@ def _split(inside: Mask, diameter: float, finder: Finder) -> Labels:
     # A neck is judged by what it lacks to the nucleus's width, and in large nuclei by the ratio of the two.
     usual = finder.split_ratio_from * diameter
     height = np.where(depth > usual, usual * (1.0 + np.log(np.maximum(depth, usual) / usual)), depth)
-    summits = h_maxima(height, finder.split_depth * diameter)  # type: ignore[no-untyped-call]
+    summits = h_maxima(height, finder.split_depth * diameter)
     markers, count = ndimage.label(summits, structure=np.ones((3, 3)))
     if count < 2:
         return inside.astype(np.int32)
-    parts = watershed(-depth, markers, mask=padded)  # type: ignore[no-untyped-call]
+    parts = watershed(-depth, markers, mask=padded)
     numbered: Labels = parts[1:-1, 1:-1].astype(np.int32)
     return numbered
 

@@ -197,7 +197,7 @@ def test_unsure_pairs_count_between_sets_that_grew_meanwhile() -> None:
 def test_sets_do_not_depend_on_the_order_of_pairs(drawn_pairs: list[tuple[int, int, float]], random: object) -> None:
     pairs = [pair(min(a, b), max(a, b), likeness) for a, b, likeness in drawn_pairs if a != b]
     shuffled = list(pairs)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     sets = clusters(pairs, 10)
     assert clusters(shuffled, 10) == sets
     rows = [row for one in sets for row in one]

@@ -29,7 +29,7 @@ def test_the_example_of_a_layout_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     for line in tree.split():
         (tmp_path / line).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / line).write_text("10 20\n" if line.endswith(".txt") else "")
-    monkeypatch.setitem(LAYOUTS, layout.name, layout)  # type: ignore[arg-type]
+    monkeypatch.setitem(LAYOUTS, layout.name, layout)
     task = resolve_task({"classes": ["ALL", "HTL"], "positive": "ALL", "aliases": {"ALL": ["blast"]}})
     sources, _ = read_sources((str(tmp_path / "Example"),), SourceDefaults())
     found = gather(sources, task, "cell")

@@ -34,7 +34,7 @@ def test_a_box_marks_what_has_its_centre_inside() -> None:
 
 def test_who_says_what_a_cell_is() -> None:
     def told(image_label: str, marks: list[Mark] | None, unmarked: str = "leave-out") -> list[str]:
-        labelled = label_cells(SPOTS, image_label=image_label, marks=marks, healthy="HTL", unmarked=unmarked)  # type: ignore[arg-type]
+        labelled = label_cells(SPOTS, image_label=image_label, marks=marks, healthy="HTL", unmarked=unmarked)
         return [label for label, _ in labelled]
 
     assert told("HTL", []) == told("HTL", None) == ["HTL"] * 3

@@ -63,7 +63,7 @@ def drawn(
         groups=[f"{kind}-{row % groups}" for row, kind in enumerate(labels)],
         sources=["lab"] * len(labels),
         traits=[traits(random) for _ in labels],
-        groups_source=source,  # type: ignore[arg-type]  # one of the names, by the caller
+        groups_source=source,
     )
 
 
@@ -181,7 +181,7 @@ def test_scale_bars_on_every_image_are_a_note_and_styles_of_a_class_a_warning() 
     assert codes(audit(every)) == {"scale-bars": "note"}
     assert codes(audit(marked(every, "HTL", scale_bar_style="fine red")))["scale-bars"] == "warning"
     few = drawn()
-    few.traits[0:2] = [replace(t, **bar) for t in few.traits[0:2]]  # type: ignore[index, arg-type]  # a list here
+    few.traits[0:2] = [replace(t, **bar) for t in few.traits[0:2]]
     assert "scale-bars" not in codes(audit(few))
 
 
@@ -370,7 +370,7 @@ class Shown(HTMLParser):
 
     def __init__(self, markup: str) -> None:
         super().__init__(convert_charrefs=True)
-        self.text, self.data, self.pictures, self.scripts = "", {}, 0, 0  # type: ignore[var-annotated]
+        self.text, self.data, self.pictures, self.scripts = "", {}, 0, 0
         self.feed(markup.partition("<body>")[2])
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

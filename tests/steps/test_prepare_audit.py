@@ -35,7 +35,7 @@ def lay_out(root: Path, images: Sequence[tuple[str, str, Image.Image]], taken: S
 
 
 def run(root: Path, source: Path, **changed: object) -> Prepared:
-    settings = PrepareSettings(sources=(str(source),), task="binary", folds=2, **changed)  # type: ignore[arg-type]
+    settings = PrepareSettings(sources=(str(source),), task="binary", folds=2, **changed)
     return prepare(open_workspace(root / "ws", create=True), settings)
 
 

@@ -225,9 +225,9 @@ def test_memory_is_bounded_whatever_the_scale() -> None:
 @pytest.mark.parametrize("pixels", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)])
 def test_other_arrays_are_refused(pixels: NDArray[np.generic]) -> None:
     with pytest.raises(ValueError, match=r"\(H, W, 3\)"):
-        find_cells(pixels)  # type: ignore[arg-type]
+        find_cells(pixels)
     with pytest.raises(ValueError, match=r"\(H, W, 3\)"):
-        cut_crop(pixels, 1, 1, side_px=2, size_px=2)  # type: ignore[arg-type]
+        cut_crop(pixels, 1, 1, side_px=2, size_px=2)
 
 
 def test_a_finder_survives_json() -> None:
