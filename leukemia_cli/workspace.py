@@ -258,9 +258,9 @@ def _put_in_place(beside: Path, final: Path) -> None:
     _flush_folder(final.parent)
 
 
-def clear_unfinished(folder: Path) -> None:
-    """Remove what a killed process left half written in `folder`; only for a folder that nobody else writes into."""
-    for leftover in folder.glob(f"{UNFINISHED}*"):
+def clear_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove what a killed process left half written in `folder`, of files called `name`, which nobody else may be writing."""
+    for leftover in folder.glob(f"{UNFINISHED}*-{name}"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:

@@ -31,7 +31,7 @@ from leukemia_cli.learning.runs import versions
 from leukemia_cli.learning.selection import one_core_each
 from leukemia_cli.learning.training import FEATURE_BATCH, Recipe, Trainer, TrainPlan
 from leukemia_cli.learning.weights import LoadedBackbone
-from leukemia_cli.workspace import disk_errors
+from leukemia_cli.workspace import clear_unfinished, disk_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +216,7 @@ def run_cell(job: Job, *, resume_hint: str = "", note: Note = unheard) -> Judged
     A second process that comes to the same cell waits for the first and takes what it made.
     """
     with _alone(job.table.cells, job.key, note):
+        clear_unfinished(job.table.cells, job.path.name)
         return finished_cell(job) or _run_cell(job, resume_hint, note)
 
 

@@ -22,6 +22,7 @@ from leukemia_cli.learning import comparing, features
 from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.steps import compare as compare_step
 from leukemia_cli.steps.compare import CompareSettings, compare, plan_comparison
+from leukemia_cli.workspace import UNFINISHED
 
 TINY = TrainSettings(
     grid="quick", weights="none", input_size_px=64, device="cpu", workers=1, epochs=3, views=2, batch_size=8,
@@ -56,7 +57,9 @@ def done(lab):
 
 
 def cells(lab) -> set[str]:
-    return {path.name for path in (lab.workspace.comparisons_folder / "cells").glob("*.safetensors")}
+    """Name the finished cells; a kill in the middle of a write leaves an unfinished one beside them."""
+    folder = lab.workspace.comparisons_folder / "cells"
+    return {path.name for path in folder.glob("*.safetensors") if not path.name.startswith(UNFINISHED)}
 
 
 def test_every_backbone_and_variant_is_a_row_with_counts_at_each_figure(done, lab) -> None:
@@ -337,9 +340,14 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_table(make_lab, tmp_p
     child.stdout.close()
     kept = cells(lab)
     assert 0 < len(kept) < 24
+    folder = lab.workspace.comparisons_folder / "cells"
+    killed_in_a_write = sorted({path.stem for path in folder.glob("*.lock")} - {Path(name).stem for name in kept})
+    for key in killed_in_a_write:
+        (folder / f"{UNFINISHED}0-{key}.safetensors").write_bytes(b"half")
     told: list[str] = []
     again = compare(lab.workspace, lab.manifest, SMALL, note=told.append).document
     assert f"{len(kept)} of 24 models done before" in told, told
+    assert not list(folder.glob(f"{UNFINISHED}*"))
     never = compare(whole.workspace, whole.manifest, SMALL).document
     assert [row["metrics"] for row in again["rows"]] == [row["metrics"] for row in never["rows"]]
     assert again["differences"] == never["differences"]
