@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from leukemia_cli.data.duplicates import NearPair, capture_bursts, clusters, find_near
 from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.drawing import KINDS, draw_field, draw_patient
-from leukemia_cli.vision.fingerprints import Fingerprint, capture_facts, describe
+from leukemia_cli.vision.fingerprints import RECORD, Fingerprint, capture_facts, describe, packed
 
 SEED = 7
 FOLDERS = {
@@ -159,14 +158,14 @@ def recalls(files: dict[str, list[Path]], many: int) -> Iterator[str]:
         for kind, copy in COPIES.items():
             prints[kind].append(described(copy(image, rng)))
     count = len(chosen)
-    own = {(pair.first, pair.second) for pair in find_near(prints[""])}
+    own = {(pair.first, pair.second) for pair in find_near(packed(prints[""]))}
     sources = list(files)
     yield f"{count} originals; {len(own)} pairs are called among the originals alone"
     yield ""
     yield f"| copy | found | {' | '.join(sources)} | other pairs called, not of two originals that are called themselves |"
     yield "|---" * (len(sources) + 3) + "|"
     for kind in COPIES:
-        pairs = find_near(prints[""] + prints[kind])
+        pairs = find_near(packed(prints[""] + prints[kind]))
         found = {pair.first for pair in pairs if pair.second == pair.first + count}
         other = [
             pair
@@ -186,7 +185,7 @@ def held(files: dict[str, list[Path]], data: Path, listed: Path | None) -> Itera
     """Count the pairs that the sources hold themselves."""
     rows = [(source, path) for source, paths in files.items() for path in paths]
     prints = [described(read(path)) for _, path in rows]
-    pairs = find_near(prints)
+    pairs = find_near(packed(prints))
     with (data / "AML_cells" / "labels.csv").open(encoding="utf-8", newline="") as stream:
         patients = {Path(row["path"]).name: row["patient"] for row in csv.DictReader(stream)}
     yield f"{len(rows)} images, {len(pairs)} pairs in {len(clusters(pairs, len(rows)))} sets"
@@ -214,7 +213,7 @@ def drawn(count: int) -> Iterator[str]:
         kind, patient = KINDS[number % len(KINDS)], number // len(KINDS) // 4
         rng = np.random.default_rng([SEED, number])
         prints.append(described(draw_field(kind, draw_patient(kind, patient), rng)))
-    yield f"Drawn fields, four of a patient: {count} images, {len(find_near(prints))} pairs called"
+    yield f"Drawn fields, four of a patient: {count} images, {len(find_near(packed(prints)))} pairs called"
     yield ""
 
 
@@ -237,12 +236,18 @@ def bursts(files: dict[str, list[Path]], data: Path) -> Iterator[str]:
     yield ""
 
 
+def resident_mib(what: str) -> float:
+    """Give what this process holds (VmRSS) or held at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
+
+
 def curve(files: dict[str, list[Path]], sizes: Sequence[int]) -> Iterator[str]:
     """Time describing and finding on sets of growing size, and count pairs of copies of different originals."""
     rng = np.random.default_rng(SEED)
     paths = [path for source, found in files.items() if source != "ALL_IDB1" for path in found]
     order = rng.permutation(len(paths))
-    prints: list[Fingerprint] = []
+    prints = np.zeros(max(sizes), dtype=RECORD)
     describing_s = 0.0
     for number in range(max(sizes)):
         image = read(paths[order[number % len(paths)]])
@@ -250,17 +255,20 @@ def curve(files: dict[str, list[Path]], sizes: Sequence[int]) -> Iterator[str]:
             image = random_copy(image, rng)
         pixels = np.asarray(image)
         before = time.process_time()
-        prints.append(describe(pixels))
+        told = describe(pixels)
         describing_s += time.process_time() - before
+        prints[number : number + 1] = packed([told])
     yield f"Describing took {1000 * describing_s / len(prints):.1f} ms an image (CPU time, decoded images)"
     yield ""
-    yield "| images | finding, CPU s | peak memory, MB | pairs | originals joined with all copies | pairs of others |"
+    yield "| images | finding, CPU s | memory of finding, MiB | pairs | originals joined with all copies | pairs of others |"
     yield "|---|---|---|---|---|---|"
     for size in sizes:
+        held = resident_mib("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
         before = time.process_time()
         pairs = find_near(prints[:size])
         spent = time.process_time() - before
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = resident_mib("VmHWM") - held
         sets, others = joined(pairs, size, len(paths)), between(pairs, len(paths))
         yield f"| {size:,} | {spent:.0f} | {peak:.0f} | {len(pairs):,} | {sets} | {others} |"
     yield ""

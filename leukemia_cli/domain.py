@@ -14,6 +14,9 @@ GroupsSource = Literal["given", "filename", "proposed", "none"]
 Fit = Literal["squash", "crop", "pad"]
 Tune = Literal["head", "last-stage", "all"]
 StainNorm = Literal["none", "macenko", "reinhard"]
+Background = Literal["keep", "mask"]
+BackgroundChoice = Literal["auto", "keep", "mask"]
+"""`auto` is `mask` for cells of photographs, `keep` for images."""
 TILINGS = (1, 4, 5)
 """How many tiles an image may be seen as: itself; its quadrants; its quadrants and itself."""
 Unit = Literal["image", "cell"]
@@ -168,10 +171,12 @@ class Remedies:
     """What is done to an image so that less but its cells tells its class; nothing unless it is asked for.
 
     `stain_target` are the numbers that colours are brought to, as `vision.stains` reads them; `red_cell_px` is the diameter
-    of a red cell in the network's input. Raises ValueError for values that cannot be.
+    of a red cell in the network's input; `background` says what becomes of all that is not the one cell of a picture of one.
+    Raises ValueError for values that cannot be.
     """
 
     mask_marks: bool = False
+    background: Background = "keep"
     stain_norm: StainNorm = "none"
     stain_target: tuple[float, ...] = ()
     red_cell_px: float | None = None
@@ -182,12 +187,19 @@ class Remedies:
             raise ValueError(f"{self.tiles} tiles are none of {TILINGS}")
         if self.red_cell_px is not None and not 1 <= self.red_cell_px <= 1000:
             raise ValueError(f"a red cell of {self.red_cell_px} px is not within 1 to 1000 px")
+        if self.background not in ("keep", "mask"):
+            raise ValueError(f"background {self.background!r} is none of keep, mask")
         if self.stain_norm not in ("none", "macenko", "reinhard"):
             raise ValueError(f"stain normalisation {self.stain_norm!r} is none of none, macenko, reinhard")
 
     def as_json(self) -> dict[str, Any]:
         """Give every field as JSON types."""
         return {**dataclasses.asdict(self), "stain_target": list(self.stain_target)}
+
+    @property
+    def hide_origin(self) -> bool:
+        """Tell whether they take away what tells where an image is from."""
+        return self.background != "keep" or self.stain_norm != "none"
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Remedies:
@@ -209,6 +221,14 @@ class Preprocessing:
     fit: Fit
     version: int = 1
     remedies: Remedies = NO_REMEDIES
+
+    @property
+    def as_photographed(self) -> Preprocessing:
+        """Give the same without the remedies that take away what tells where an image is from: what novelty is told by."""
+        if not self.remedies.hide_origin:
+            return self
+        kept = dataclasses.replace(self.remedies, background="keep", stain_norm="none", stain_target=())
+        return dataclasses.replace(self, remedies=kept)
 
     def as_json(self) -> dict[str, Any]:
         """Give every field as JSON types; `remedies` only where there are any, so that older artefacts stay the same."""

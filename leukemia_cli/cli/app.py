@@ -367,6 +367,7 @@ def train(
         int | None, typer.Option(min=1, help="Side of the square, px (default: the backbone's).")
     ] = None,
     mask_marks: Annotated[bool, typer.Option("--mask-marks", help=options.MASK_MARKS)] = False,
+    background: Annotated[Literal["auto", "keep", "mask"], typer.Option(help=options.BACKGROUND)] = "auto",
     stain_norm: Annotated[Literal["none", "macenko", "reinhard"], typer.Option(help=options.STAIN_NORM)] = "none",
     resolution: Annotated[float | None, typer.Option(metavar="PX", help=options.RESOLUTION)] = None,
     tiles: Annotated[int, typer.Option(help=options.TILES)] = 1,
@@ -420,7 +421,7 @@ def train(
             batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs, patience=patience,
             label_smoothing=label_smoothing, class_weights=class_weights, accumulate=accumulate, clip_norm=clip_norm,
             views=views, augment=augment, precision=precision, fit=fit, input_size_px=input_size,
-            remedies=remedies, stain_jitter=stain_jitter,
+            remedies=remedies, background=background, stain_jitter=stain_jitter,
             max_megapixels=max_megapixels, checkpoint_every_s=checkpoint_every, device=shared.device,
             workers=shared.workers, seed=shared.seed, false_alarm=false_alarm, risk=risk, alpha=alpha,
             least_cells=least_cells, **options_of_variant,
@@ -465,6 +466,7 @@ def extract_features(
     input_size: Annotated[int | None, typer.Option(min=1, help="With --backbone, as in train.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images through the backbone at once.")] = 16,
     mask_marks: Annotated[bool, typer.Option("--mask-marks", help="With --backbone, as in train.")] = False,
+    background: Annotated[Literal["auto", "keep", "mask"], typer.Option(help="With --backbone, as in train.")] = "auto",
     stain_norm: Annotated[
         Literal["none", "macenko", "reinhard"], typer.Option(help="With --backbone, as in train.")
     ] = "none",
@@ -488,7 +490,7 @@ def extract_features(
 
     settings = ExtractSettings(
         backbone=backbone, weights=weights, split=split, format=form, output=output, fit=fit, input_size_px=input_size,
-        remedies=remedies,
+        remedies=remedies, background=background,
         batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device, workers=shared.workers, seed=shared.seed,
     )  # fmt: skip
     done = step(workspace, manifest, found, settings, track=shared.console.track, note=shared.console.note)
@@ -523,6 +525,7 @@ def fit_svm(
     input_size: Annotated[int | None, typer.Option(min=1, help="With --backbone, as in train.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images through the backbone at once.")] = 16,
     mask_marks: Annotated[bool, typer.Option("--mask-marks", help="With --backbone, as in train.")] = False,
+    background: Annotated[Literal["auto", "keep", "mask"], typer.Option(help="With --backbone, as in train.")] = "auto",
     stain_norm: Annotated[
         Literal["none", "macenko", "reinhard"], typer.Option(help="With --backbone, as in train.")
     ] = "none",
@@ -558,7 +561,7 @@ def fit_svm(
 
     settings = FitSvmSettings(
         features=features, backbone=backbone, weights=weights, name=name, views=views, fit=fit, input_size_px=input_size,
-        remedies=remedies, stain_jitter=stain_jitter,
+        remedies=remedies, background=background, stain_jitter=stain_jitter,
         batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device, workers=shared.workers,
         seed=shared.seed, false_alarm=false_alarm, risk=risk, alpha=alpha, least_cells=least_cells, **chosen,
     )  # fmt: skip
@@ -750,6 +753,7 @@ def compare(
     input_size: Annotated[int | None, typer.Option(min=1, help="As in train.")] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Of the bootstrap behind the intervals.")] = 2000,
     mask_marks: Annotated[bool, typer.Option("--mask-marks", help="As in train.")] = False,
+    background: Annotated[Literal["auto", "keep", "mask"], typer.Option(help="As in train.")] = "auto",
     stain_norm: Annotated[Literal["none", "macenko", "reinhard"], typer.Option(help="As in train.")] = "none",
     resolution: Annotated[float | None, typer.Option(metavar="PX", help="As in train.")] = None,
     tiles: Annotated[int, typer.Option(help="As in train.")] = 1,
@@ -779,7 +783,7 @@ def compare(
         backbones=listed, variants=wanted, protocol=protocol, copies=copies, repeats=repeats, resamples=resamples,
         training=TrainSettings(
             grid=grid, tune=tune, weights=weights, epochs=epochs, batch_size=batch_size, lr=lr, views=views, fit=fit,
-            input_size_px=input_size, remedies=remedies, stain_jitter=stain_jitter,
+            input_size_px=input_size, remedies=remedies, background=background, stain_jitter=stain_jitter,
             max_megapixels=max_megapixels, device=shared.device, workers=shared.workers,
             seed=shared.seed, **chosen,
         ),

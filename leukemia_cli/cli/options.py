@@ -226,6 +226,7 @@ def check_names(backbone: str, variant: str | None) -> None:
 
 
 MASK_MARKS = "Paint scale bars, lettering and pointers over in the ground's colour. Our choice, not the paper's."
+BACKGROUND = "mask paints all but the cell over; auto does it for a manifest of cells. Our choice."
 STAIN_NORM = "Bring every image's colours to fixed numbers. Our choice, not the paper's."
 RESOLUTION = "Show every image at the scale where a red cell has so many px. Our choice, not the paper's."
 TILES = "See an image as 4 quadrants, or 5 with itself: the mean of their features. Our choice, not the paper's."
@@ -268,7 +269,7 @@ def need_backbone(ctx: typer.Context, backbone: str | None) -> None:
     """Raise UsageError for flags that describe a backbone where none is named: they would be passed over in silence."""
     if backbone is None:
         about = (
-            "--weights", "--fit", "--input-size", "--mask-marks", "--stain-norm", "--resolution", "--tiles",
+            "--weights", "--fit", "--input-size", "--mask-marks", "--background", "--stain-norm", "--resolution", "--tiles",
         )  # fmt: skip
         given = [flag for flag in explicit(ctx, ()) if flag in about]
         if given:

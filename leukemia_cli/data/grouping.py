@@ -9,6 +9,7 @@ Requirements met here:
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -19,7 +20,7 @@ from typing import Literal
 from leukemia_cli.catalog import unknown
 from leukemia_cli.data.layouts import FoundImage, Reading, Source
 from leukemia_cli.data.tables import read_table
-from leukemia_cli.domain import GroupsSource
+from leukemia_cli.domain import GroupsSource, counted
 from leukemia_cli.errors import DataError, UsageError
 
 WEAKEST_FIRST: tuple[GroupsSource, ...] = ("none", "proposed", "filename", "given")
@@ -101,12 +102,27 @@ def join_groups(groups: Sequence[str], together: Iterable[Sequence[int]]) -> lis
     return [root(group) for group in groups]
 
 
-def find_copies(digests: Sequence[str]) -> list[tuple[int, ...]]:
+def join_copies(
+    images: Sequence[tuple[str, str, str | None]], digests: Sequence[str] | Sequence[bytes]
+) -> tuple[list[str], list[tuple[int, ...]]]:
+    """Name the groups as `name_groups` does, those of equal digests joined; give also the rows of each set of copies."""
+    copies = find_copies(digests)
+    return join_groups(name_groups(images), copies), copies
+
+
+def copies_said(copies: Sequence[Sequence[int]]) -> list[str]:
+    """Say, in one line or none, how many images are copies of others."""
+    if not copies:
+        return []
+    more = sum(len(same) - 1 for same in copies)
+    return [f"{counted(more, 'exact copy', 'exact copies')} of other images: each lies in the group of its original"]
+
+
+def find_copies(digests: Sequence[str] | Sequence[bytes]) -> list[tuple[int, ...]]:
     """Give the rows of each digest that occurs more than once, in order of first occurrence."""
-    rows: dict[str, list[int]] = defaultdict(list)
-    for row, digest in enumerate(digests):
-        rows[digest].append(row)
-    return [tuple(same) for same in rows.values() if len(same) > 1]
+    order = sorted(range(len(digests)), key=digests.__getitem__)
+    same = (tuple(rows) for _, rows in itertools.groupby(order, key=digests.__getitem__))
+    return sorted(rows for rows in same if len(rows) > 1)
 
 
 def _weaker(groups: list[str | None], known: GroupsSource) -> tuple[list[str | None], GroupsSource]:

@@ -16,10 +16,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,6 +36,8 @@ BUNDLE = "bundle"
 """A further column, last, where near copies tie groups together."""
 CROPS = "crops"
 """Folder, beside the tables, of the cells that were cut; their paths are relative to the tables."""
+PRINTS = "fingerprints.safetensors"
+"""What near copies of the manifest's images are told by, a row for each image (of a manifest of cells: each photograph)."""
 _TABLE, _FACTS = "manifest.csv", "manifest.json"
 _FIELDS, _UNLABELLED = "fields.csv", "unlabelled.csv"
 _AGAIN = "Make it again with: leuk prepare SOURCE --task binary"
@@ -74,15 +77,21 @@ def _ordered(samples: Iterable[Sample]) -> tuple[Sample, ...]:
     return tuple(sorted(samples, key=lambda sample: sample.path))
 
 
+def _sha256(sample: Sample) -> str:
+    return sample.sha256
+
+
 def manifest_fingerprint(task: Task, samples: Iterable[Sample]) -> str:
     """Give 16 hex digits that change with any image's bytes, class, group, part or unit, and the task's classes."""
-    rows = sorted(
-        json.dumps([s.sha256, s.label, s.group, s.split, s.fold, s.unit, *([s.bundle] if s.bundle else [])])
-        for s in samples
-    )
     digest = hashlib.sha256()
-    for row in rows:
-        digest.update(row.encode() + b"\n")
+    # The order of rows as text, without holding the text of all of them.
+    for _, same in itertools.groupby(sorted(samples, key=_sha256), key=_sha256):
+        rows = sorted(
+            json.dumps([s.sha256, s.label, s.group, s.split, s.fold, s.unit, *([s.bundle] if s.bundle else [])])
+            for s in same
+        )
+        for row in rows:
+            digest.update(row.encode() + b"\n")
     return fingerprint({"classes": list(task.classes), "positive": task.positive, "rows": digest.hexdigest()})
 
 
@@ -101,10 +110,13 @@ def fill_folder(
         tables |= {_FIELDS: manifest.fields, _UNLABELLED: manifest.unlabelled}
     digests = {}
     for name, samples in tables.items():
-        table = _table(samples, manifest.unit, str(workspace.manifest_folder))
-        content = table.encode("utf-8", errors="surrogateescape")
-        (folder / name).write_bytes(content)
-        digests[name] = hashlib.sha256(content).hexdigest()
+        digest = hashlib.sha256()
+        with (folder / name).open("wb") as file:
+            for line in _lines(samples, manifest.unit, str(workspace.manifest_folder)):
+                content = line.encode("utf-8", errors="surrogateescape")
+                file.write(content)
+                digest.update(content)
+        digests[name] = digest.hexdigest()
     facts = {
         "schema_version": SCHEMA_VERSION,
         "task": manifest.task.as_json(),
@@ -172,9 +184,10 @@ def count_parts(manifest: Manifest) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _table(samples: Sequence[Sample], unit: Unit, folder: str) -> str:
+def _lines(samples: Sequence[Sample], unit: Unit, folder: str) -> Iterator[str]:
+    """Give the lines of a table, the names of its columns first."""
     bundled = any(sample.bundle for sample in samples)
-    lines = [",".join([*(COLUMNS if unit == "image" else CELL_COLUMNS), *([BUNDLE] if bundled else [])])]
+    yield ",".join([*(COLUMNS if unit == "image" else CELL_COLUMNS), *([BUNDLE] if bundled else [])]) + "\n"
     inside = os.path.join(folder, "")
     for s in samples:
         fold = "" if s.fold is None else str(s.fold)
@@ -184,8 +197,7 @@ def _table(samples: Sequence[Sample], unit: Unit, folder: str) -> str:
             cells += [s.field, "" if s.x is None else f"{s.x:.1f}", "" if s.y is None else f"{s.y:.1f}"]
         if bundled:
             cells.append(s.bundle)
-        lines.append(",".join(map(_cell, cells)))
-    return "\n".join(lines) + "\n"
+        yield ",".join(map(_cell, cells)) + "\n"
 
 
 def _cell(text: str) -> str:

@@ -30,7 +30,6 @@ _LEAST_SHARE = 0.01
 _HAIR = 1e-6
 _RIDGE = 0.02
 _CONTROL_RIDGE = 1e-3
-_DRAWN = 3
 
 
 def _mean(bag: Bag, healthy: int | None) -> FloatArray:
@@ -51,27 +50,57 @@ def _votes(bag: Bag, healthy: int | None) -> FloatArray:
 def _worst_of_three(bag: Bag, healthy: int | None) -> FloatArray:
     """Give the mean, over all sets of three cells, of the one that looks least healthy (without a healthy class: of all).
 
-    A mean over sets of a fixed size has the same expectation for any number of cells of one kind, from three on; that of the
-    least healthy quarter would grow with the number. Of one or two cells it is the least healthy.
-    Source: a U-statistic: Hoeffding 1948, Ann. Math. Stat. 19:293. That it is three is our choice.
+    Of one or two cells it is the least healthy.
     """
     if healthy is None:
         return _mean(bag, healthy)
-    size = min(_DRAWN, len(bag))
+    return _of_drawn(bag, healthy, min(3, len(bag)), 1)
+
+
+def _second_of_five(bag: Bag, healthy: int | None) -> FloatArray:
+    """Give the mean, over all sets of five cells, of the second that looks least healthy (without a healthy class: of all).
+
+    One cell that is misread changes nothing, two that agree do. It stands for the third of cells that look least healthy:
+    the second of five lies at 2/6 of them, so of two to four cells the place (n + 1)/3 is taken, between two of them.
+    """
+    if healthy is None:
+        return _mean(bag, healthy)
+    if len(bag) >= 5:
+        return _of_drawn(bag, healthy, 5, 2)
+    place = max(1.0, (len(bag) + 1) / 3)
+    first = int(place)
     order = np.argsort(bag[:, healthy], kind="stable")
-    left = np.arange(len(bag))[::-1]  # cells that look healthier than the one at this place
-    weights = np.array([math.comb(int(rest), size - 1) for rest in left]) / math.comb(len(bag), size)
-    return np.asarray(weights @ bag[order])
+    low, high = bag[order[first - 1]], bag[order[min(first, len(bag) - 1)]]
+    return np.asarray((1 - (place - first)) * low + (place - first) * high)
+
+
+def _of_drawn(bag: Bag, healthy: int, size: int, place: int) -> FloatArray:
+    """Give the mean over all sets of `size` cells of the one that is at `place` (from 1) from the least healthy.
+
+    A mean over sets of a fixed size has the same expectation for any number of cells of one kind, from that size on; that of
+    a share of the cells that look least healthy would grow with the number.
+    Source: a U-statistic: Hoeffding 1948, Ann. Math. Stat. 19:293. Sizes and places are our choice.
+    """
+    order = np.argsort(bag[:, healthy], kind="stable")
+    before = np.arange(len(bag))  # cells that look less healthy than the one at this place
+    weights = np.array(
+        [math.comb(int(n), place - 1) * math.comb(len(bag) - 1 - int(n), size - place) for n in before], dtype=object
+    )
+    return np.asarray((weights / math.comb(len(bag), size)).astype(np.float64) @ bag[order])
 
 
 RULES: Mapping[str, tuple[str, Rule]] = {
+    "second-of-five": (
+        "the mean, over all sets of five cells, of the second that looks least healthy",
+        _second_of_five,
+    ),
     "worst-of-three": ("the mean, over all sets of three cells, of the one that looks least healthy", _worst_of_three),
     "mean": ("the mean of the cells' probabilities", _mean),
     "geometric-mean": ("the mean of the cells' log probabilities", _geometric),
     "votes": ("the share of cells of each most probable class", _votes),
 }
 """Name → what it takes of the cells, and how; the first is taken where there are too few groups to choose by. All are our
-choice; the first because blasts may be few among normal cells."""
+choice; the first because blasts may be few among normal cells, and one cell that is misread must not decide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +173,8 @@ def fit_aggregation(
     class_count: int,
     healthy: int | None,
     chosen_on: str,
-    rules: Sequence[str] = tuple(RULES),
 ) -> Aggregation:
-    """Choose of `rules` that with the least log loss over `folds` (N,), every class counting alike; fit it on all bags.
+    """Choose of the rules that with the least log loss over `folds` (N,), every class counting alike; fit it on all bags.
 
     `labels` (N,) are those of the photographs, `folds` whole groups of them. Empty bags are passed over. Where some fold
     leaves the others without a class, nothing can be chosen and the default is given.
@@ -158,7 +186,7 @@ def fit_aggregation(
     if len(held_out) < 2 or any(set(labels[folds != fold].tolist()) != known for fold in held_out):
         return default_aggregation(class_count, healthy)
     losses = {}
-    for rule in rules:
+    for rule in RULES:
         values = np.log(values_of([bags[i] for i in kept], rule, healthy))
         told = np.zeros_like(values)
         for fold in held_out:

@@ -136,6 +136,12 @@ def fit_label_sets(
     )
 
 
+def no_label_sets(alpha: float, reason: str, groups: Sequence[str] | None) -> LabelSets:
+    """Refuse label sets, saying why, where there are no probabilities to fit them on."""
+    per: Per = "image" if groups is None else "group"
+    return LabelSets(alpha=alpha, threshold=None, per=per, calibration_groups=0, calibration_images=0, reason=reason)
+
+
 def coverage(sets: Sets, labels: IntArray, groups: Sequence[str] | None = None) -> float:
     """Give the share of images whose set (N, C) holds their label; with `groups`, the mean of the groups' shares.
 

@@ -12,7 +12,7 @@ Letters: N images, F features, C classes, G groups, K folds.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -124,6 +124,7 @@ def probes(
     *,
     seed: int,
     permutations: int = PERMUTATIONS,
+    drawn_from: int | None = None,
 ) -> tuple[Probe, ...]:
     """Test each kind of features (N, F) on the same folds (N,) of whole groups, with the same exchanges, and Holm over all.
 
@@ -133,6 +134,7 @@ def probes(
     An exchange gives each group another group's labels and fold; where these are of unequal number, labels are repeated or
     left out evenly and dealt by lot. Exchanges stop after 199 where 20 or more did as well as the labels given.
     Without `folds` (no groups could be dealt), or with too few groups, images are exchanged instead.
+    `drawn_from` is of how many images these were drawn already (None: they are all), which `method` then says.
     Raises ValueError for fewer than two classes, unequal lengths, a group in two folds, or features that are not finite.
     Source: permutation p-value: Phipson and Smyth 2010 (doi 10.2202/1544-6115.1585); stopping early: Besag and Clifford 1991,
     Biometrika 78:301; `LEAST_EFFECT` and the shrinkage are our choice.
@@ -158,7 +160,8 @@ def probes(
     groups_per_class = {
         name: len(set(cohort.groups_of[cohort.classes_of == c].tolist())) for c, name in enumerate(whole.classes)
     }
-    thinned = "" if len(rows) == len(labels) else f"; {len(rows)} of {len(labels)} images by lot"
+    total = drawn_from or len(labels)
+    thinned = "" if len(rows) == total else f"; {len(rows):,} of {total:,} images, drawn by lot"
     made = []
     for one, figure, corrected in zip(measured, figures, adjusted, strict=True):
         verdict: Verdict = "untestable"
@@ -246,6 +249,12 @@ def _part(cohort: _Cohort, rows: IntArray) -> _Cohort:
     )
 
 
+def _numbered(names: Sequence[str]) -> IntArray:
+    """Number names (N,) in the order in which they first come."""
+    numbers: dict[str, int] = {}
+    return np.fromiter((numbers.setdefault(name, len(numbers)) for name in names), np.int64, len(names))
+
+
 def drawn_rows(labels: Sequence[str], groups: Sequence[str], seed: int) -> IntArray:
     """Give the rows (≤ `MOST_IMAGES`), in order, that are looked at of more images; all of them where they are no more.
 
@@ -255,18 +264,24 @@ def drawn_rows(labels: Sequence[str], groups: Sequence[str], seed: int) -> IntAr
     if len(labels) <= MOST_IMAGES:
         return np.arange(len(labels))
     random = np.random.default_rng(seed)
-    classes_of = np.unique(np.asarray(labels), return_inverse=True)[1]
-    groups_of = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
-    members = [random.permutation(rows) for rows in _rows_of(groups_of)]
-    if len(members) > MOST_IMAGES:
-        leading = np.array([np.bincount(classes_of[rows]).argmax() for rows in members])
-        lots = random.permutation(len(members))
+    classes_of, groups_of = _numbered(labels), _numbered(groups)
+    rows = np.arange(len(labels))
+    group_count = int(groups_of.max()) + 1
+    if group_count > MOST_IMAGES:
+        class_count = int(classes_of.max()) + 1
+        held, often = np.unique(groups_of * class_count + classes_of, return_counts=True)
+        order = np.lexsort((held, -often, held // class_count))
+        leading = held[order[np.r_[True, np.diff(held[order] // class_count) > 0]]] % class_count
+        lots = random.permutation(group_count)
         # The first of each class, then the second of each, and so on.
-        turn = np.empty(len(members), dtype=np.int64)
-        for c in range(int(classes_of.max()) + 1):
+        turn = np.empty(group_count, dtype=np.int64)
+        for c in range(class_count):
             ours = lots[leading[lots] == c]
             turn[ours] = np.arange(ours.size)
-        members = [members[int(index)] for index in np.argsort(turn, kind="stable")[:MOST_IMAGES]]
+        chosen = np.zeros(group_count, dtype=bool)
+        chosen[np.argsort(turn, kind="stable")[:MOST_IMAGES]] = True
+        rows = np.flatnonzero(chosen[groups_of])
+    members = [random.permutation(rows[part]) for part in _rows_of(groups_of[rows])]
     sizes = np.array([rows.size for rows in members])
     low, high = 1, int(sizes.max())
     while low < high:
@@ -521,25 +536,38 @@ def confounding(
     """
     if not len(values) == len(labels) == len(groups):
         raise ValueError(f"{len(values)} values, {len(labels)} labels and {len(groups)} groups are not of one number")
+    if not labels:
+        return ()
     per_class, per_value = Counter(labels), Counter(values)
     joint = Counter(zip(values, labels, strict=True))
-    within: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
-    holders: dict[str, set[str]] = defaultdict(set)
-    for value, label, group in zip(values, labels, groups, strict=True):
-        within[group][value, label] += 1
-        holders[value].add(group)
-    leading = [min(held, key=lambda pair: (-held[pair], pair)) for held in within.values()]
-    group_values, group_labels = Counter(value for value, _ in leading), Counter(label for _, label in leading)
-    group_joint = Counter(leading)
+    pairs = sorted(joint)
+    place = {pair: number for number, pair in enumerate(pairs)}
+    pairs_of = np.fromiter((place[pair] for pair in zip(values, labels, strict=True)), np.int64, len(values))
+    groups_of = _numbered(groups)
+    group_count = int(groups_of.max()) + 1
+    # Each group with each (value, class) that it holds, once, and how often.
+    held_of, often = np.unique(groups_of * len(pairs) + pairs_of, return_counts=True)
+    of_group, pair_of = held_of // len(pairs), held_of % len(pairs)
+    # The pair that most of a group's images hold; of equals the first by name.
+    first = np.lexsort((pair_of, -often, of_group))
+    leading = np.bincount(pair_of[first[np.r_[True, np.diff(of_group[first]) > 0]]], minlength=len(pairs))
+    group_joint = {pair: int(count) for pair, count in zip(pairs, leading, strict=True)}
+    group_values, group_labels = Counter[str](), Counter[str]()
+    for (value, label), count in group_joint.items():
+        group_values[value] += count
+        group_labels[label] += count
+    value_of_pair = np.unique(np.array([pair[0] for pair in pairs]), return_inverse=True)[1]
+    # Pairs are sorted by value, so the values of `value_of_pair` are numbered in the order of `sorted(per_value)`.
+    holders = np.bincount(np.unique(of_group * len(per_value) + value_of_pair[pair_of]) % len(per_value))
     tests = sum(count >= _FEWEST_HOLDERS for count in per_value.values()) * len(per_class)
     found = []
-    for value, held in sorted(per_value.items()):
+    for number, (value, held) in enumerate(sorted(per_value.items())):
         if held < _FEWEST_HOLDERS or held == len(values):
             continue
         label, of_label = max(((name, joint[value, name]) for name in sorted(per_class)), key=lambda pair: pair[1])
         if of_label < _LEAST_SHARE * held:
             continue
-        p = _at_least(group_joint[value, label], len(leading), group_labels[label], group_values[value])
+        p = _at_least(group_joint[value, label], group_count, group_labels[label], group_values[value])
         p_images = _at_least(of_label, len(values), per_class[label], held)
         p, p_images = min(1.0, p * tests), min(1.0, p_images * tests)
         if p >= LEVEL and p_images >= _IMAGE_LEVEL:
@@ -552,7 +580,7 @@ def confounding(
                 images=held,
                 of_label=of_label,
                 expected=per_class[label] / len(labels),
-                groups=len(holders[value]),
+                groups=int(holders[number]),
                 p=p,
                 verdict="accused" if p < LEVEL else "possible",
             )

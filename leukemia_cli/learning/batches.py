@@ -56,8 +56,22 @@ _UNSTAIN = np.linalg.inv(_STAINS).astype(np.float32)
 
 
 def plain_view(pixels: Pixels | Remedied, spec: Preprocessing) -> Pixels:
-    """Make (T·S, S, 3) of an image (H, W, 3): what evaluation, classification and the first training view see."""
+    """Make (T·S, S, 3) of an image (H, W, 3 or 4): what evaluation, classification and the first training view see."""
     return _stacked(cut(_ready(pixels, spec), spec))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Look:
+    """The plain view of an image, and the view that its novelty is told by: the same where no remedy hides its origin."""
+
+    view: Pixels
+    as_photographed: Pixels
+
+
+def look_at(pixels: Pixels, spec: Preprocessing) -> Look:
+    """Make both views of an image (H, W, 3 or 4)."""
+    view, plain = plain_view(pixels, spec), spec.as_photographed
+    return Look(view=view, as_photographed=view if plain == spec else plain_view(pixels, plain))
 
 
 def augmented_view(
@@ -126,11 +140,15 @@ def stack(views: Sequence[Pixels], device: torch.device) -> Tensor:
 
 
 def read_sample(sample: Sample, max_megapixels: float) -> Pixels:
-    """Decode a manifest's image; raises DataError where it cannot be read or its bytes are no longer those of the manifest."""
+    """Decode a manifest's image to (H, W, 3), a cell of a photograph to (H, W, 4) with where the cell is.
+
+    Raises DataError where it cannot be read or its bytes are no longer those of the manifest.
+    """
+    of_photograph = bool(sample.field) and sample.path != sample.field
     try:
-        decoded = decode(sample.path, max_megapixels=max_megapixels)
+        decoded = decode(sample.path, max_megapixels=max_megapixels, alpha=of_photograph)
     except BadImage as error:
-        if not sample.field or sample.path == sample.field:
+        if not of_photograph:
             raise
         raise BadImage(
             sample.path, error.reason, "It is a crop that leuk prepare made: run leuk prepare again"

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from leukemia_cli.domain import HeadChoice, Preprocessing, Task, Unit
 from leukemia_cli.errors import WorkspaceError
 from leukemia_cli.judging.calibration import softmax
-from leukemia_cli.learning.batches import Pixels
-from leukemia_cli.learning.doubt import Doubt, Limits, Thresholds
+from leukemia_cli.learning.batches import Look, Pixels
+from leukemia_cli.learning.doubt import Doubt, Limits, Thresholds, Vectors, novelty_by
 from leukemia_cli.learning.features import Features, run_backbone, state_digest
 from leukemia_cli.learning.fitting import Scores
 from leukemia_cli.learning.machine import Machine, place
@@ -106,18 +106,13 @@ class Seen:
     novelty: Scores | None
 
 
-def seen_by(members: Sequence[Member], features: Sequence[Features]) -> Seen:
-    """Give the means over members of what each makes of the same images by its own feature vectors (n, D)."""
-    scores = [member.scores(rows) for member, rows in zip(members, features, strict=True)]
-    doubts = [member.doubt for member in members]
-    novelty = None
-    if all(doubt is not None for doubt in doubts):
-        told = [d.novelty.scores(rows) for d, rows in zip(doubts, features, strict=True) if d is not None]
-        novelty = np.mean(told, axis=0)
+def seen_by(members: Sequence[Member], vectors: Sequence[Vectors]) -> Seen:
+    """Give the means over members of what each makes of the same n images by its own vectors."""
+    scores = [member.scores(v.of_class) for member, v in zip(members, vectors, strict=True)]
     return Seen(
         probabilities=np.mean([softmax(s, m.temperature) for s, m in zip(scores, members, strict=True)], axis=0),
         uncalibrated=np.mean([softmax(s) for s in scores], axis=0),
-        novelty=novelty,
+        novelty=novelty_by([member.doubt for member in members], vectors),
     )
 
 
@@ -136,12 +131,19 @@ class Classifier:
     cutting: Cutting | None = None
     """Of a run on cells: how they are found and cut."""
 
-    def look(self, views: Sequence[Pixels]) -> Seen:
-        """Give what all members together make of n plain views."""
-        return seen_by(self.members, self.features(views))
+    def look(self, looks: Sequence[Look]) -> Seen:
+        """Give what all members together make of n images."""
+        return seen_by(self.members, self.vectors(looks))
 
-    def features(self, views: Sequence[Pixels]) -> list[Features]:
-        """Give each member's feature vectors (n, D) of n plain views."""
+    def vectors(self, looks: Sequence[Look]) -> list[Vectors]:
+        """Give each member's feature vectors of n images."""
+        of_class = self._features([look.view for look in looks])
+        if not self.preprocessing.remedies.hide_origin:
+            return [Vectors(rows, rows) for rows in of_class]
+        of_novelty = self._features([look.as_photographed for look in looks])
+        return [Vectors(*rows) for rows in zip(of_class, of_novelty, strict=True)]
+
+    def _features(self, views: Sequence[Pixels]) -> list[Features]:
         shared = None if self.backbone is None else run_backbone(self.backbone, views, self.preprocessing, self.machine)
         features = []
         for member in self.members:
@@ -155,7 +157,8 @@ class Classifier:
 
     def probabilities(self, views: Sequence[Pixels]) -> Scores:
         """Give probabilities (n, C) of n plain views: the mean over the members."""
-        return self.look(views).probabilities
+        rows = self._features(views)
+        return np.asarray(np.mean([m.probabilities(each) for m, each in zip(self.members, rows, strict=True)], axis=0))
 
     @property
     def thresholds(self) -> Thresholds | None:

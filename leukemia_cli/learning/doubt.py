@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from leukemia_cli.errors import UsageError
 from leukemia_cli.judging.abstention import LeastConfidence, least_confidence
-from leukemia_cli.judging.conformal import LabelSets, Sets, fit_label_sets
+from leukemia_cli.judging.conformal import LabelSets, Sets, fit_label_sets, no_label_sets
 from leukemia_cli.judging.novelty import Novelty, novelty_threshold
+from leukemia_cli.learning.features import Features
 from leukemia_cli.learning.fitting import Labels, Scores
 
 Marks = NDArray[np.bool_]
@@ -52,7 +53,8 @@ class Limits:
 
     novelty_threshold: float
     false_alarm: float
-    confidence: LeastConfidence
+    confidence: LeastConfidence | None
+    """None where every class was not on both sides of what it is to be fitted on: then nothing is called uncertain."""
     label_sets: LabelSets
     fitted_on: str
 
@@ -61,7 +63,7 @@ class Limits:
         return {
             "novelty_threshold": self.novelty_threshold,
             "false_alarm": self.false_alarm,
-            "confidence": self.confidence.as_json(),
+            "confidence": None if self.confidence is None else self.confidence.as_json(),
             "label_sets": self.label_sets.as_json(),
             "fitted_on": self.fitted_on,
         }
@@ -69,10 +71,11 @@ class Limits:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Limits:
         """Undo `as_json`; raises KeyError, TypeError or ValueError for anything else."""
+        confidence = stored["confidence"]
         return cls(
             novelty_threshold=float(stored["novelty_threshold"]),
             false_alarm=float(stored["false_alarm"]),
-            confidence=LeastConfidence.from_json(stored["confidence"]),
+            confidence=None if confidence is None else LeastConfidence.from_json(confidence),
             label_sets=LabelSets.from_json(stored["label_sets"]),
             fitted_on=str(stored["fitted_on"]),
         )
@@ -100,11 +103,33 @@ class Doubt:
         return cls(novelty=novelty, limits=Limits.from_json(facts))
 
 
+class Vectors(NamedTuple):
+    """Feature vectors (n, D) of n images by one member: what tells their class, and what tells whether they are novel.
+
+    They are the same unless a remedy hides where an image is from.
+    """
+
+    of_class: Features
+    of_novelty: Features
+
+
+def novelty_by(doubts: Sequence[Doubt | None], vectors: Sequence[Vectors]) -> Scores | None:
+    """Give the mean over members of how strange n images are (n,); None where one member cannot tell."""
+    known = [(doubt, each.of_novelty) for doubt, each in zip(doubts, vectors, strict=True) if doubt is not None]
+    if len(known) < len(vectors):
+        return None
+    return np.asarray(np.mean([doubt.novelty.scores(rows) for doubt, rows in known], axis=0))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Images (n) that the member was not fitted on: calibrated probabilities (n, C), labels, groups, novelty scores."""
+    """Images (n) that the member was not fitted on: calibrated probabilities (n, C), labels, groups, novelty scores.
 
-    probabilities: Scores
+    `probabilities` is None where no member that had seen every class could be fitted without them: then only what is novel
+    can be told.
+    """
+
+    probabilities: Scores | None
     labels: Labels
     groups: tuple[str, ...] | None
     novelty: Scores
@@ -113,12 +138,16 @@ class Calibration:
 
 def fit_limits(calibration: Calibration, settings: DoubtSettings) -> Limits:
     """Fit every threshold on calibration images."""
-    c = calibration
+    c, confidence = calibration, None
+    label_sets = no_label_sets(settings.alpha, "too few groups to score every class without its own", c.groups)
+    if c.probabilities is not None:
+        confidence = least_confidence(c.probabilities, c.labels, c.groups, risk=settings.risk)
+        label_sets = fit_label_sets(c.probabilities, c.labels, c.groups, settings.alpha)
     return Limits(
         novelty_threshold=novelty_threshold(c.novelty, c.groups, settings.false_alarm),
         false_alarm=settings.false_alarm,
-        confidence=least_confidence(c.probabilities, c.labels, c.groups, risk=settings.risk),
-        label_sets=fit_label_sets(c.probabilities, c.labels, c.groups, settings.alpha),
+        confidence=confidence,
+        label_sets=label_sets,
         fitted_on=c.named,
     )
 
@@ -129,6 +158,7 @@ class Thresholds:
 
     novelty: float
     confidence: float
+    """0 where no member has one."""
     label_sets: LabelSets
 
     @classmethod
@@ -142,7 +172,7 @@ class Thresholds:
         widest = refused[0] if refused else max(sets, key=lambda each: each.threshold or 0.0)
         return cls(
             novelty=float(np.mean([each.novelty_threshold for each in known])),
-            confidence=float(np.mean([each.confidence.threshold for each in known])),
+            confidence=float(np.mean([0.0 if c is None else c.threshold for c in (each.confidence for each in known)])),
             label_sets=widest,
         )
 

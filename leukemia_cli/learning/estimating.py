@@ -117,7 +117,9 @@ def _fits_s(job: Job, count: int) -> float:
     classes = len(table.manifest.task.classes)
 
     shared: list[FittingSet] = []
-    heads_s = _timed(lambda: shared.append(FittingSet(features, labels, None))) * more if recipe.heads else 0.0
+    heads_s = (
+        _timed(lambda: shared.append(FittingSet(features, labels, None, balanced=True))) * more if recipe.heads else 0.0
+    )
 
     def head(choice: HeadChoice) -> float:
         some = _timed(lambda: shared[0].fit(choice, plan.head_fit, class_count=classes, seed=0, epochs=TIMED_EPOCHS))

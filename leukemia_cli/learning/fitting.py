@@ -30,7 +30,7 @@ class FitSettings:
 
     epochs: int = 40
     batch_size: int = 64
-    lr: float = 1e-3
+    lr: float = 1e-4
     weight_decay: float = 1e-2
     warmup_epochs: float = 2.0
     patience: int = 10
@@ -164,27 +164,54 @@ def fit_head(
     epochs: int | None = None,
 ) -> FittedHead:
     """Fit one head on features (N, V, D), with `validation` features (n, D), as `FittingSet.fit` does."""
-    shared = FittingSet(features, labels, validation)
+    shared = FittingSet(features, labels, validation, balanced=settings.class_weights)
     return shared.fit(choice, settings, class_count=class_count, seed=seed, epochs=epochs)
 
 
 class FittingSet:
     """Features (N, V, D) to fit heads on and (n, D) to validate by, standardised once for every head tried on them.
 
+    `balanced` lets each class count alike in mean and spread too. Else zero lies in the midst of the larger class, and a
+    head that weighs classes alike has to reach the middle between them by its biases alone, which move little.
     Several threads may fit on it at a time.
     """
 
-    def __init__(self, features: Features, labels: Labels, validation: tuple[Features, Labels] | None) -> None:
+    def __init__(
+        self, features: Features, labels: Labels, validation: tuple[Features, Labels] | None, *, balanced: bool
+    ) -> None:
         self._view_count, self._width = features.shape[1:]
         flat = features.reshape(-1, self._width)
         self._labels = labels
         self._rankings = Rankings(np.ascontiguousarray(features[:, 0]), labels)
         self._scaling = Head(HeadChoice(), self._width, 1, draws=torch.Generator())
         with one_thread(), torch.no_grad():
-            self._scaling.fit_features(flat, np.arange(self._width))
+            counts = np.bincount(labels)
+            weights = 1 / counts[np.repeat(labels, self._view_count)] if balanced else None
+            self._scaling.fit_features(
+                flat, np.arange(self._width), None if weights is None else weights / weights.sum()
+            )
             self._inputs = self._scaling.standardise(torch.from_numpy(flat))
             self._held = None if validation is None else self._scaling.standardise(torch.from_numpy(validation[0]))
         self._held_labels = None if validation is None else validation[1]
+
+    def _order(self, draws: torch.Generator, *, balanced: bool) -> Tensor:
+        """Give the images (N,) of one epoch in random order; `balanced` draws as many of each class, N in all.
+
+        A class is gone through whole before one of its images comes again. Weights in the loss would aim at the same, but
+        the few images of a rare class then come in some batches and weigh in them as many.
+        """
+        count = len(self._labels)
+        if not balanced:
+            return torch.randperm(count, generator=draws)
+        classes = [torch.from_numpy(np.flatnonzero(self._labels == label)) for label in np.unique(self._labels)]
+        share = math.ceil(count / len(classes))
+        drawn = []
+        for places in classes:
+            rounds = math.ceil(share / len(places))
+            turns = [places[torch.randperm(len(places), generator=draws)] for _ in range(rounds)]
+            drawn.append(torch.cat(turns)[:share])
+        pool = torch.cat(drawn)
+        return pool[torch.randperm(len(pool), generator=draws)][:count]
 
     def fit(
         self,
@@ -215,7 +242,7 @@ class FittingSet:
             inputs, held = self._inputs, self._held
             if len(kept) < self._width:
                 inputs, held = inputs[:, kept], None if held is None else held[:, kept]
-            weight = class_weight(self._labels, class_count, balanced=settings.class_weights)
+            weight = class_weight(self._labels, class_count, balanced=False)
             targets = smooth_targets(weight, settings.label_smoothing)[torch.from_numpy(self._labels)]
             own_weight = weight[torch.from_numpy(self._labels)]
             descent = Descent(head, settings, draws)
@@ -226,7 +253,7 @@ class FittingSet:
             best_scores: Scores | None = None
             history: list[EpochScore] = []
             for epoch in range(1, last + 1):
-                order = torch.randperm(count, generator=orders)
+                order = self._order(orders, balanced=settings.class_weights)
                 views = torch.randint(self._view_count, (count,), generator=orders)
                 rows = order * self._view_count + views[order]
                 truth, divisor = targets[order], own_weight[order]

@@ -21,7 +21,8 @@ patient who was not in it, and would drown all others. Our choice."""
 class Head(nn.Module):
     """Standardise → select → (linear, ReLU, dropout) for each hidden width → linear; (B, D) to (B, C) logits.
 
-    Weights start as those of torch's linear layers do, drawn from `draws` (None: torch's own generator).
+    Weights start as those of torch's linear layers do, drawn from `draws` (None: torch's own generator); without hidden
+    layers they start at zero.
     """
 
     def __init__(
@@ -45,12 +46,25 @@ class Head(nn.Module):
         widths = (kept, *choice.hidden)
         self.hidden = nn.ModuleList(_linear(a, b, draws) for a, b in itertools.pairwise(widths))
         self.out = _linear(widths[-1], class_count, draws)
+        if not choice.hidden:  # a convex problem: what a start at random leaves in the weights is noise
+            with torch.no_grad():
+                self.out.weight.zero_()
+                self.out.bias.zero_()
         self.rate = choice.rate
 
-    def fit_features(self, features: NDArray[np.float32], kept: NDArray[np.int64]) -> None:
-        """Learn mean and spread from training features (N, D), and which of them to keep."""
-        self.mean.copy_(torch.from_numpy(features.mean(0)))
-        spread = features.std(0)
+    def fit_features(
+        self, features: NDArray[np.float32], kept: NDArray[np.int64], weights: NDArray[np.float64] | None = None
+    ) -> None:
+        """Learn mean and spread from training features (N, D), and which of them to keep.
+
+        With `weights` (N,), which sum to 1, each row counts as much as its own.
+        """
+        if weights is None:
+            mean, spread = features.mean(0), features.std(0)
+        else:
+            mean = (weights @ features.astype(np.float64)).astype(np.float32)
+            spread = np.sqrt(weights @ np.square(features - mean, dtype=np.float64))
+        self.mean.copy_(torch.from_numpy(mean))
         self.scale.copy_(torch.from_numpy(1.0 / np.where(spread > 1e-6, spread, 1.0)))
         self.kept.copy_(torch.from_numpy(kept))
 

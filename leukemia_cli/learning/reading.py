@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukemia_cli.judging.aggregation import (
-    RULES,
     Aggregation,
     Bag,
     CountControl,
@@ -26,12 +25,20 @@ from leukemia_cli.judging.aggregation import (
     fit_count_control,
 )
 from leukemia_cli.judging.calibration import softmax
-from leukemia_cli.learning.doubt import Calibration, DoubtSettings, Limits, Thresholds, doubted, fit_limits
-from leukemia_cli.learning.features import Features
+from leukemia_cli.learning.doubt import (
+    Calibration,
+    DoubtSettings,
+    Limits,
+    Thresholds,
+    Vectors,
+    doubted,
+    fit_limits,
+    novelty_by,
+)
 from leukemia_cli.learning.fitting import Labels, Scores
 
 if TYPE_CHECKING:
-    from leukemia_cli.learning.batches import Pixels
+    from leukemia_cli.learning.batches import Look
     from leukemia_cli.learning.classifier import Classifier, Member
 
 Reason = Literal["novel", "uncertain", "few_cells"]
@@ -45,8 +52,6 @@ class Reading:
     control: CountControl | None
     limits: Limits | None
     least_cells: int
-    grouped: bool = True
-    """Whether the rule was chosen on whole groups kept aside."""
 
     def as_json(self) -> dict[str, Any]:
         """Give every field as JSON types."""
@@ -55,7 +60,6 @@ class Reading:
             "control": None if self.control is None else self.control.as_json(),
             "limits": None if self.limits is None else self.limits.as_json(),
             "least_cells": self.least_cells,
-            "grouped": self.grouped,
         }
 
     @classmethod
@@ -67,7 +71,6 @@ class Reading:
             control=None if control is None else CountControl.from_json(control),
             limits=None if limits is None else Limits.from_json(limits),
             least_cells=int(stored["least_cells"]),
-            grouped=bool(stored["grouped"]),
         )
 
 
@@ -81,48 +84,49 @@ class Bags:
     groups: tuple[str, ...] | None
     folds: Labels
     named: str
-    grouped: bool = True
-    """Whether folds hold whole groups; else no rule is chosen by them, only the first is fitted, and no threshold."""
 
 
 def fit_reading(
-    rule_from: Bags,
+    rule_from: Bags | None,
     limits_from: Bags | None,
     *,
+    counts: Labels,
+    labels: Labels,
     class_count: int,
     healthy: int | None,
     settings: DoubtSettings,
 ) -> Reading:
-    """Choose and fit the rule on some photographs, and the thresholds on others; without others, on folds of the same.
+    """Choose and fit the rule on some photographs, and the thresholds on others or on folds of the same.
 
-    A threshold is then fitted to what a rule fitted on the other folds says, never to what it was fitted on itself.
+    Without photographs to choose on, the rule is the first of the table as it is; without others, there are no thresholds.
+    The control is fitted to the numbers of cells (N,) and labels (N,) of training photographs. A threshold is fitted to
+    what a rule fitted on the other folds says, never to what it was fitted on itself.
     """
-    bags = rule_from
-    rules = tuple(RULES)[: None if bags.grouped else 1]
-    aggregation = fit_aggregation(
-        bags.cells, bags.labels, bags.folds, class_count=class_count, healthy=healthy, chosen_on=bags.named, rules=rules
-    )
-    control = None
-    if len(np.unique(bags.labels)) == class_count:
-        counts = np.array([len(bag) for bag in bags.cells], dtype=np.int64)
-        control = fit_count_control(counts, bags.labels, class_count=class_count)
-    held, limits = limits_from or rule_from, None
-    kept = [i for i, bag in enumerate(held.cells) if len(bag) >= settings.least_cells]
-    if kept and held.grouped:
-        told = _told_out_of_fold(bags, class_count, healthy) if limits_from is None else aggregation(held.cells)
-        limits = fit_limits(
-            Calibration(
-                probabilities=told[kept],
-                labels=held.labels[kept],
-                groups=None if held.groups is None else tuple(held.groups[i] for i in kept),
-                novelty=np.array([strangeness(held.novelty[i]) for i in kept]),
-                named=held.named,
-            ),
-            settings,
-        )
-    return Reading(
-        aggregation=aggregation, control=control, limits=limits, least_cells=settings.least_cells, grouped=bags.grouped
-    )
+    aggregation = default_aggregation(class_count, healthy)
+    if rule_from is not None:
+        aggregation = fit_aggregation(
+            rule_from.cells, rule_from.labels, rule_from.folds,
+            class_count=class_count, healthy=healthy, chosen_on=rule_from.named,
+        )  # fmt: skip
+    control, limits = None, None
+    if len(np.unique(labels)) == class_count:
+        control = fit_count_control(counts, labels, class_count=class_count)
+    if limits_from is not None:
+        held = limits_from
+        kept = [i for i, bag in enumerate(held.cells) if len(bag) >= settings.least_cells]
+        told = _told_out_of_fold(held, class_count, healthy) if held is rule_from else aggregation(held.cells)
+        if kept:
+            limits = fit_limits(
+                Calibration(
+                    probabilities=told[kept],
+                    labels=held.labels[kept],
+                    groups=None if held.groups is None else tuple(held.groups[i] for i in kept),
+                    novelty=np.array([strangeness(held.novelty[i]) for i in kept]),
+                    named=held.named,
+                ),
+                settings,
+            )
+    return Reading(aggregation=aggregation, control=control, limits=limits, least_cells=settings.least_cells)
 
 
 def _told_out_of_fold(bags: Bags, class_count: int, healthy: int | None) -> Scores:
@@ -163,26 +167,21 @@ class BagSeen:
         return np.asarray(np.mean(self.by_member, axis=0))
 
 
-def see_bag(members: Sequence[Member], features: Sequence[Features]) -> BagSeen:
-    """Look at n cells by each member's feature vectors (n, D)."""
-    scores = [member.scores(rows) for member, rows in zip(members, features, strict=True)]
-    doubts = [member.doubt for member in members]
-    novelty = None
-    if all(doubt is not None for doubt in doubts):
-        told = [d.novelty.scores(rows) for d, rows in zip(doubts, features, strict=True) if d is not None]
-        novelty = np.asarray(np.mean(told, axis=0))
+def see_bag(members: Sequence[Member], vectors: Sequence[Vectors]) -> BagSeen:
+    """Look at n cells by each member's feature vectors."""
+    scores = [member.scores(v.of_class) for member, v in zip(members, vectors, strict=True)]
     return BagSeen(
         by_member=tuple(softmax(s, m.temperature) for s, m in zip(scores, members, strict=True)),
         raw_by_member=tuple(softmax(s) for s in scores),
-        novelty=novelty,
+        novelty=novelty_by([member.doubt for member in members], vectors),
     )
 
 
-def see_views(classifier: Classifier, views: Sequence[Pixels], batch_size: int) -> BagSeen:
-    """Look at n plain views of cells by every member, `batch_size` at a time."""
+def see_cells(classifier: Classifier, looks: Sequence[Look], batch_size: int) -> BagSeen:
+    """Look at n cells by every member, `batch_size` at a time."""
     members, parts = classifier.members, []
-    for start in range(0, len(views), batch_size):
-        parts.append(see_bag(members, classifier.features(views[start : start + batch_size])))
+    for start in range(0, len(looks), batch_size):
+        parts.append(see_bag(members, classifier.vectors(looks[start : start + batch_size])))
     if parts:
         return pooled(parts)
     nothing = tuple(np.zeros((0, len(classifier.task.classes))) for _ in members)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from leukemia_cli.catalog import GRIDS, Wanted, candidates, find_variant, unknown
-from leukemia_cli.domain import NO_REMEDIES, Fit, Remedies, Tune
+from leukemia_cli.domain import NO_REMEDIES, BackgroundChoice, Fit, Remedies, Tune, Unit
 from leukemia_cli.errors import UsageError
 from leukemia_cli.learning.batches import Augmentation
 from leukemia_cli.learning.doubt import DoubtSettings
@@ -53,6 +53,7 @@ class TrainSettings:
     fit: Fit = "squash"
     input_size_px: int | None = None
     remedies: Remedies = NO_REMEDIES
+    background: BackgroundChoice = "auto"
     stain_jitter: float | None = None
     max_megapixels: float = 200.0
     checkpoint_every_s: float = 300.0
@@ -89,9 +90,7 @@ class TrainSettings:
             if value is not None and value < least:
                 raise UsageError(f"{flag} {value} is too small", f"Use at least {least}")
         if self.lr is not None and not 0 < self.lr <= 1000:
-            raise UsageError(
-                f"--lr {self.lr} is not above 0 and at most 1000", "Try 0.001 with --tune head, 0.0001 otherwise"
-            )
+            raise UsageError(f"--lr {self.lr} is not above 0 and at most 1000", "Try 0.0001")
         if self.tune == "head" and (self.accumulate != 1 or self.precision not in ("auto", "fp32")):
             flag = "--accumulate" if self.accumulate != 1 else "--precision"
             raise UsageError(
@@ -110,6 +109,13 @@ class TrainSettings:
                 raise UsageError(f"dropout rate {rate} is not in [0, 1)", "Write rates as in --dropout-rates 0.2,0.5")
         if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
             raise UsageError(f"--label-smoothing {self.label_smoothing} is not in [0, 1)", "Try 0.05")
+
+
+def settled(remedies: Remedies, background: BackgroundChoice, unit: Unit) -> Remedies:
+    """Give remedies with nothing left open: `auto` masks the background of cells, and colours have their target."""
+    if background == "auto":
+        background = "mask" if unit == "cell" else "keep"
+    return targeted(replace(remedies, background=background))
 
 
 def with_remedies(loaded: LoadedBackbone, remedies: Remedies) -> LoadedBackbone:

@@ -66,19 +66,24 @@ def finish_run(
     first = trained[0]
     warnings = list(manifest.warnings)
     readings = [t.member.reading for t in trained if t.member.reading is not None]
-    if any(reading.aggregation.chosen_on is None or not reading.grouped for reading in readings):
+    if any(reading.aggregation.chosen_on is None for reading in readings):
         warnings.append(
-            "too few groups to choose how a photograph is read by its cells: the first rule was taken, and fitted on "
-            "photographs of the same groups at best"
+            "too few groups to choose how a photograph is read by its cells: the first rule was taken as it is"
         )
     if any(reading.limits is None for reading in readings):
         warnings.append("the run cannot tell which photographs are novel or uncertain: none were left to fit that on")
+    elif any(reading.limits is not None and reading.limits.confidence is None for reading in readings):
+        warnings.append(
+            "the run can tell which photographs are novel, not which are uncertain: too few groups to fit that on"
+        )
     if loaded.spec.is_random:
         warnings.append("weights none: the backbone was random before this training")
     if any(t.member.calibrated_on is None for t in trained):
         warnings.append("probabilities are uncalibrated: no images were left to calibrate on")
     if any(t.member.doubt is None for t in trained):
         warnings.append("the run cannot abstain: no images were left to fit its thresholds on")
+    elif any(t.member.doubt is not None and t.member.doubt.limits.confidence is None for t in trained):
+        warnings.append("the run can tell what is novel, not what is uncertain: too few groups to fit that on")
     best_epochs = [t.best_epoch for t in trained if t.best_epoch is not None]
     facts = {
         **started,

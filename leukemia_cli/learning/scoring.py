@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from leukemia_cli.domain import Sample, Track, silent
+from leukemia_cli.domain import Preprocessing, Sample, Track, silent
 from leukemia_cli.judging.conformal import Sets
 from leukemia_cli.learning.classifier import Classifier, Member, member_digest, seen_by
-from leukemia_cli.learning.doubt import Marks, Thresholds, doubted
+from leukemia_cli.learning.doubt import Marks, Thresholds, Vectors, doubted
 from leukemia_cli.learning.features import FeatureCache, Features, Views, extract
 from leukemia_cli.learning.fitting import Scores
 from leukemia_cli.learning.reading import BagFound, BagSeen, read_bag, read_cell, see_bag
@@ -57,8 +57,8 @@ def score(
         places = [i for i, (_, own) in enumerate(judged) if _key(own) == judges]
         members = judged[places[0]][1]
         samples = [judged[i][0] for i in places]
-        features = _features(classifier, members, samples, cache_root, batch_size, max_megapixels, track)
-        seen, thresholds = seen_by(members, features), Thresholds.of([member.limits for member in members])
+        vectors = _vectors(classifier, members, samples, cache_root, batch_size, max_megapixels, track)
+        seen, thresholds = seen_by(members, vectors), Thresholds.of([member.limits for member in members])
         probabilities[places], uncalibrated[places] = seen.probabilities, seen.uncalibrated
         if thresholds is None or seen.novelty is None:
             doubts = promised = False
@@ -115,11 +115,11 @@ def see_fields(
         mine = [(field, own) for field, own in judged if _key(own) == judges]
         members = mine[0][1]
         samples = [cell for field, _ in mine for cell in cells_of[field.path]]
-        features = _features(classifier, members, samples, cache_root, batch_size, max_megapixels, track)
+        vectors = _vectors(classifier, members, samples, cache_root, batch_size, max_megapixels, track)
         start = 0
         for field, _ in mine:
             end = start + len(cells_of[field.path])
-            seen[field.path] = see_bag(members, [rows[start:end] for rows in features])
+            seen[field.path] = see_bag(members, [Vectors(*(rows[start:end] for rows in each)) for each in vectors])
             start = end
     return tuple(
         FieldSeen(
@@ -154,7 +154,7 @@ def _key(judges: Judges) -> tuple[int, ...]:
     return tuple(id(member) for member in judges)
 
 
-def _features(
+def _vectors(
     classifier: Classifier,
     members: Judges,
     samples: Sequence[Sample],
@@ -162,26 +162,30 @@ def _features(
     batch_size: int,
     max_megapixels: float,
     track: Track,
-) -> list[Features]:
-    """Give each member's feature vectors (n, D) of the plain views; a shared backbone looks once."""
-    known: dict[str, Features] = {}
-    rows = []
+) -> list[Vectors]:
+    """Give each member's feature vectors of the plain views; a shared backbone looks once."""
+    specs = (classifier.preprocessing, classifier.preprocessing.as_photographed)
+    if all(member.doubt is None for member in members):
+        specs = (classifier.preprocessing, classifier.preprocessing)
+    known: dict[tuple[str, Preprocessing], Features] = {}
+    vectors = []
     for member in members:
         backbone = member.backbone if member.backbone is not None else classifier.backbone
         if backbone is None:
             raise ValueError("a member without a backbone in a run without a shared one")
         digest = "shared" if member.backbone is None else str(id(member))
-        if digest not in known:
-            known[digest] = extract(
-                backbone,
-                samples,
-                classifier.preprocessing,
-                cache=FeatureCache(cache_root, member_digest(classifier, member), classifier.preprocessing),
-                views=Views(),
-                machine=classifier.machine,
-                batch_size=batch_size,
-                max_megapixels=max_megapixels,
-                track=track,
-            )[:, 0]
-        rows.append(known[digest])
-    return rows
+        for spec in specs:
+            if (digest, spec) not in known:
+                known[digest, spec] = extract(
+                    backbone,
+                    samples,
+                    spec,
+                    cache=FeatureCache(cache_root, member_digest(classifier, member), spec),
+                    views=Views(),
+                    machine=classifier.machine,
+                    batch_size=batch_size,
+                    max_megapixels=max_megapixels,
+                    track=track,
+                )[:, 0]
+        vectors.append(Vectors(*(known[digest, spec] for spec in specs)))
+    return vectors

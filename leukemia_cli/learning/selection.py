@@ -111,6 +111,25 @@ def inner_holdouts(samples: Sequence[Sample], positions: Sequence[int], *, most:
     )
 
 
+def left_out(samples: Sequence[Sample], positions: Sequence[int], *, most: int) -> tuple[Holdout, ...]:
+    """Deal whole groups of the samples at `positions`, of whatever class, into up to `most` holdouts; none of a single group.
+
+    For what needs no class: a side may lack one.
+    """
+    sizes = collections.Counter(samples[i].inseparable for i in positions)
+    folds = min(most, len(sizes))
+    if folds < 2:
+        return ()
+    fold_of = {group: k % folds for k, group in enumerate(sorted(sizes, key=lambda group: (-sizes[group], group)))}
+    return tuple(
+        Holdout(
+            fit=tuple(i for i in positions if fold_of[samples[i].inseparable] != fold),
+            score=tuple(i for i in positions if fold_of[samples[i].inseparable] == fold),
+        )
+        for fold in range(folds)
+    )
+
+
 def choose(
     candidates: Sequence[Choice],
     holdouts: Sequence[Holdout],

@@ -2,7 +2,8 @@
 
 Requirements met here:
 - Cells are found and cut by the settings that the run was made with, never by marks of a data set.
-- A slide is read a tile at a time; of its cells only places, scores and a few telling crops are held.
+- A slide is read a tile at a time, and all its cells are cut at one scale; of them only places, scores and a few telling
+  crops are held.
 - A cell that lies in the overlap of tiles counts once; tiles on which no cell can be told are passed over and counted.
 """
 
@@ -12,16 +13,16 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from leukemia_cli.domain import Track, silent
-from leukemia_cli.learning.batches import Pixels, plain_view
+from leukemia_cli.learning.batches import Look, Pixels, look_at
 from leukemia_cli.learning.classifier import Classifier
 from leukemia_cli.learning.fitting import Scores
-from leukemia_cli.learning.reading import BagSeen, pooled, see_views
+from leukemia_cli.learning.reading import BagSeen, pooled, see_cells
 from leukemia_cli.vision.cells import Cell
-from leukemia_cli.vision.cutting import Cut, CutCell, Cutting, cut_tiles, tiles_of
+from leukemia_cli.vision.cutting import Cut, CutCell, Cutting, cut_tiles
 from leukemia_cli.vision.slides import Slide
 
 MOST_TELLING = 8
@@ -74,22 +75,17 @@ class Sighting:
     """Of a slide: tiles by what they are (usable, empty, blurred, overstained)."""
 
 
-def views_of(cells: Sequence[CutCell], classifier: Classifier) -> list[Pixels]:
-    """Give the plain view of each cell: what the network sees."""
-    return [plain_view(each.pixels, classifier.preprocessing) for each in cells]
+def looks_of(cells: Sequence[CutCell], classifier: Classifier) -> list[Look]:
+    """Give the plain views of each cell: what the network sees."""
+    return [look_at(each.seen, classifier.preprocessing) for each in cells]
 
 
-def sight(classifier: Classifier, found: Cut, views: list[Pixels], batch_size: int) -> Sighting:
+def sight(classifier: Classifier, found: Cut, looks: list[Look], batch_size: int) -> Sighting:
     """Look at the cells of one image."""
-    seen = see_views(classifier, views, batch_size)
+    seen = see_cells(classifier, looks, batch_size)
     telling = Telling()
     cells = tuple(_sighted(found.cells, found.red_cell_diameter_px, seen, telling))
     return Sighting(unit=found.unit, seen=seen, cells=cells, telling=telling, tiles={})
-
-
-def _without_outline(each: Sighted) -> Sighted:
-    """Drop what takes most of the memory of a cell."""
-    return each if each.cell is None else replace(each, cell=replace(each.cell, outline=()))
 
 
 def _sighted(cells: Sequence[CutCell], diameter_px: float | None, seen: BagSeen, telling: Telling) -> Iterator[Sighted]:
@@ -118,12 +114,11 @@ def sight_slide(
     telling, counts = Telling(), Counter[str]()
     cells: list[Sighted] = []
     parts: list[BagSeen] = []
-    for tile in track(cut_tiles(slide, cutting), total=tiles_of(slide), label="tiles of a slide"):
+    for tile in cut_tiles(slide, cutting, outlines=outlines, track=track):
         counts[tile.quality] += 1
         if tile.quality == "usable":
-            seen = see_views(classifier, views_of(tile.cells, classifier), batch_size)
+            seen = see_cells(classifier, looks_of(tile.cells, classifier), batch_size)
             parts.append(seen)
-            of_tile = _sighted(tile.cells, tile.red_cell_diameter_px, seen, telling)
-            cells += of_tile if outlines else map(_without_outline, of_tile)
-    seen = pooled(parts) if parts else see_views(classifier, [], batch_size)
+            cells += _sighted(tile.cells, tile.red_cell_diameter_px, seen, telling)
+    seen = pooled(parts) if parts else see_cells(classifier, [], batch_size)
     return Sighting(unit="slide", seen=seen, cells=tuple(cells), telling=telling, tiles=dict(counts))

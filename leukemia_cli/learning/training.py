@@ -14,6 +14,7 @@ Requirements met here:
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -44,18 +45,19 @@ from leukemia_cli.judging.predictions import Predictions
 from leukemia_cli.learning.batches import Augmentation
 from leukemia_cli.learning.checkpoints import read_checkpoint, write_checkpoint
 from leukemia_cli.learning.classifier import DOUBT_FILE, Member, restore_doubt, restore_head, restore_reading
-from leukemia_cli.learning.doubt import Calibration, Doubt, DoubtSettings, fit_limits
+from leukemia_cli.learning.doubt import Calibration, Doubt, DoubtSettings, Limits, fit_limits
 from leukemia_cli.learning.features import Features, FrozenRows, Rows, Views
 from leukemia_cli.learning.finetuning import TuneSettings, fine_tune
 from leukemia_cli.learning.fitting import EpochScore, FitSettings, FittingSet, Labels, Scores, fit_head
 from leukemia_cli.learning.machine import Machine
 from leukemia_cli.learning.network import Head, Network, prefixed, unprefixed
-from leukemia_cli.learning.reading import Bags, Reading, fit_reading
-from leukemia_cli.learning.selection import Diary, Fit, Holdout, Selection, Trial, choose, inner_holdouts
+from leukemia_cli.learning.reading import Bags, Reading, fit_reading, strangeness
+from leukemia_cli.learning.selection import Diary, Fit, Holdout, Selection, Trial, choose, inner_holdouts, left_out
 from leukemia_cli.learning.svm import Kernels, Svm
 from leukemia_cli.learning.weights import LoadedBackbone
 
 INNER_FOLDS = 4
+_LEFT_OUT = "groups of training left out in turn, for what is novel alone"
 FEATURE_BATCH = 16
 """Most images through a frozen backbone at once: larger batches gain nothing on a CPU and little on a GPU."""
 SVM_ROWS = 12_000
@@ -181,7 +183,10 @@ class Trainer:
         self.labels: Labels = np.array([order[s.label] for s in manifest.samples], dtype=np.int64)
         self.field_labels: dict[str, int] = {s.path: order[s.label] for s in manifest.fields if s.label}
         self.class_count = len(order)
-        self.frozen: Rows = rows or self._rows_by(loaded.module)
+        self.frozen: Rows = rows or self._rows_by(loaded.module, self.spec)
+        self.as_photographed: Rows = self.frozen
+        if self.spec.remedies.hide_origin:
+            self.as_photographed = self._rows_by(loaded.module, self.spec.as_photographed)
 
     # ------------------------------------------------------------------------------------------------- members
 
@@ -325,7 +330,7 @@ class Trainer:
         """Choose and fit on every view of the training images, each a row of its own; score on plain views."""
         holdouts: tuple[Holdout, ...] = ()
         if inner:
-            holdouts = inner_holdouts(self.manifest.samples, part.train, most=INNER_FOLDS, seed=self.plan.seed)
+            holdouts = self._inner(part)
         if not holdouts and part.val:
             holdouts = (Holdout(fit=part.train, score=part.val),)
         view_count = self._svm_views(len(part.train), views.rows.shape[1])
@@ -387,13 +392,13 @@ class Trainer:
     def _holdouts(self, part: Part) -> tuple[Holdout, ...]:
         if part.val:
             return (Holdout(fit=part.train, score=part.val),)
-        return inner_holdouts(self.manifest.samples, part.train, most=INNER_FOLDS, seed=self.plan.seed)
+        return self._inner(part)
 
     def _with_parts(self, part: Part) -> Part:
         """Take validation and calibration for fine-tuning out of a fold's training part, whole groups."""
         if part.fold is None or part.val:
             return part
-        inner = inner_holdouts(self.manifest.samples, part.train, most=INNER_FOLDS, seed=self.plan.seed)
+        inner = self._inner(part)
         if not inner:
             return part
         val = inner[0].score
@@ -406,7 +411,12 @@ class Trainer:
     ) -> Selection[HeadChoice]:
         def prepare(holdout: Holdout) -> Fit[HeadChoice]:
             held = (_rows(plain, holdout.score)[:, 0], self.labels[list(holdout.score)])
-            shared = FittingSet(_rows(views, holdout.fit), self.labels[list(holdout.fit)], held)
+            shared = FittingSet(
+                _rows(views, holdout.fit),
+                self.labels[list(holdout.fit)],
+                held,
+                balanced=self.plan.head_fit.class_weights,
+            )
 
             def fit(choice: HeadChoice, pulse: Callable[[], None]) -> tuple[Scores, int | None]:
                 fitted = shared.fit(
@@ -455,9 +465,12 @@ class Trainer:
             calibrated_on = f"out-of-fold scores of training, {self._counted(selection.positions)}"
         member = replace(member, temperature=temperature, calibrated_on=calibrated_on)
         out_of_fold = selection if selection is not None and part.fold is not None and not tuned else None
-        member = replace(member, doubt=self._doubt(part, member, features, out_of_fold))
-        if self.manifest.unit == "cell" and self.plan.doubt is not None and self.field_labels:
-            member = replace(member, reading=self._reading(part, member, features, again, self.plan.doubt))
+        if self.plan.doubt is not None:
+            plain = self._plain([*part.train, *part.calib], member.backbone)
+            doubt = self._doubt(part, member, features, plain, out_of_fold, self.plan.doubt)
+            member = replace(member, doubt=doubt)
+            if self.manifest.unit == "cell" and self.field_labels:
+                member = replace(member, reading=self._reading(part, member, plain, again, self.plan.doubt))
         validation: dict[str, float | None] = {name: None for name in METRICS}
         validated_on, count = None, 0
         if part.val:
@@ -493,39 +506,58 @@ class Trainer:
         part: Part,
         member: Member,
         features: _Kept,
+        plain: _Kept,
         selection: Selection[HeadChoice] | Selection[SvmChoice] | None,
+        settings: DoubtSettings,
     ) -> Doubt | None:
-        """Fit when to abstain on the calibration part, or on `selection`, the out-of-fold scores of training."""
-        if self.plan.doubt is None or member.calibrated_on is None:
-            return None
+        """Fit when to abstain on the calibration part, or on `selection`, the out-of-fold scores of training.
+
+        What is novel is told by `plain`, the features of images as they were photographed. Where there is neither, it can
+        still be told: groups of training are left out in turn, whatever their class. Not by a backbone tuned on them.
+        """
         try:
-            described = fit_novelty(_rows(features, part.train)[:, 0])
+            described = fit_novelty(_rows(plain, part.train)[:, 0])
         except ValueError as error:
             self.note(f"warning: {_where(part)}: what is novel cannot be told: {error}")
             return None
+        probabilities, named = None, member.calibrated_on
         if part.calib:
             places: Sequence[int] = part.calib
             probabilities = member.probabilities(_rows(features, places)[:, 0])
-            strangeness = described.scores(_rows(features, places)[:, 0])
+            strange = described.scores(_rows(plain, places)[:, 0])
         elif selection is not None:
             places = selection.positions
             probabilities = softmax(selection.scores, member.temperature)
-            holdouts = inner_holdouts(self.manifest.samples, part.train, most=INNER_FOLDS, seed=self.plan.seed)
-            told: dict[int, float] = {}
-            for holdout in holdouts:
-                known = fit_novelty(_rows(features, holdout.fit)[:, 0])
-                told.update(zip(holdout.score, known.scores(_rows(features, holdout.score)[:, 0]), strict=True))
-            strangeness = np.array([told[place] for place in places])
+            strange = self._strange(plain, places, self._inner(part))
         else:
-            return None
+            holdouts = left_out(self.manifest.samples, part.train, most=INNER_FOLDS)
+            if member.backbone is not None or not holdouts:
+                return None
+            places = part.train
+            try:
+                strange = self._strange(plain, places, holdouts)
+            except ValueError:  # without one group there is too little left to describe
+                return None
+            named = f"{_LEFT_OUT}, {self._counted(places)}"
         calibration = Calibration(
             probabilities=probabilities,
             labels=self.labels[list(places)],
             groups=self._groups(places),
-            novelty=strangeness,
-            named=member.calibrated_on,
+            novelty=strange,
+            named=named or "",
         )
-        return Doubt(novelty=described, limits=fit_limits(calibration, self.plan.doubt))
+        return Doubt(novelty=described, limits=fit_limits(calibration, settings))
+
+    def _strange(self, plain: _Kept, places: Sequence[int], holdouts: Sequence[Holdout]) -> Scores:
+        """Give the novelty of each image (n,) against the images of the holdout that lacks its group."""
+        told: dict[int, float] = {}
+        for holdout in holdouts:
+            known = fit_novelty(_rows(plain, holdout.fit)[:, 0])
+            told.update(zip(holdout.score, known.scores(_rows(plain, holdout.score)[:, 0]), strict=True))
+        return np.array([told[place] for place in places])
+
+    def _inner(self, part: Part) -> tuple[Holdout, ...]:
+        return inner_holdouts(self.manifest.samples, part.train, most=INNER_FOLDS, seed=self.plan.seed)
 
     # ------------------------------------------------------------------------------------------------- photographs
 
@@ -533,81 +565,91 @@ class Trainer:
         self,
         part: Part,
         member: Member,
-        features: _Kept,
+        plain: _Kept,
         again: Callable[[Sequence[int]], Head | Svm] | None,
         settings: DoubtSettings,
     ) -> Reading:
         """Fit how photographs are read: the rule on folds of training, the thresholds on the calibration part or the same.
 
-        `again` fits the chosen head on other cells; without it (a tuned backbone) the validation part stands for folds.
+        `again` fits the chosen head on other cells; without it (a tuned backbone) the validation part stands for folds. Where
+        groups are too few for either, the rule is the default: fitted on groups that the head has seen it would lean on them.
         """
         inside = {name: self._fields(name, part) for name in ("val", "calib")}
         taken = {field.path for fields in inside.values() for field in fields}
         training = [field for field in self._training_fields(part) if field.path not in taken]
-        holdouts = inner_holdouts(self.manifest.samples, part.train, most=INNER_FOLDS, seed=self.plan.seed)
-        grouped = bool(holdouts)
-        if again is not None and not grouped and not inside["val"]:
-            self.note(
-                f"{_where(part)}: too few groups to choose how photographs are read; folds of photographs fit it, not of groups"
-            )
-            holdouts = self._photograph_holdouts(part, training)
+        holdouts = self._inner(part) if again is not None else ()
+        rule_from = None
         if again is not None and holdouts:
-            of_group = {
-                self.manifest.samples[i].inseparable: k for k, holdout in enumerate(holdouts) for i in holdout.score
-            }
-            of_field = {self.manifest.samples[i].field: k for k, holdout in enumerate(holdouts) for i in holdout.score}
-            fold_of = [of_group.get(f.inseparable, 0) if grouped else of_field.get(f.path, 0) for f in training]
-            named = "inner folds of training" if grouped else "folds of photographs of the same groups"
+            fold_of = {self.manifest.samples[i].inseparable: k for k, each in enumerate(holdouts) for i in each.score}
             bags = []
             for k, holdout in enumerate(holdouts):
                 other = replace(member, head=again(holdout.fit))
-                described = self._described(features, holdout.fit)
-                held = [field for field, fold in zip(training, fold_of, strict=True) if fold == k]
-                bags.append(self._bags(held, other, described, np.full(len(held), k), named))
-            rule_from = replace(_joined(bags, named), grouped=grouped)
-        else:
-            fields = inside["val"] or training
-            order = {group: i for i, group in enumerate(sorted({field.inseparable for field in fields}))}
-            folds = np.array([order[field.inseparable] % INNER_FOLDS for field in fields], dtype=np.int64)
+                held = [field for field in training if fold_of.get(field.inseparable, 0) == k]
+                described = self._described(plain, holdout.fit)
+                bags.append(self._bags(held, other, described, np.full(len(held), k), "inner folds of training"))
+            rule_from = _joined(bags, "inner folds of training")
+        elif inside["val"]:
+            order = {group: i for i, group in enumerate(sorted({field.inseparable for field in inside["val"]}))}
+            folds = np.array([order[field.inseparable] % INNER_FOLDS for field in inside["val"]], dtype=np.int64)
             known = None if member.doubt is None else member.doubt.novelty
-            named = "validation part" if inside["val"] else "training itself"
-            rule_from = self._bags(fields, member, known, folds if inside["val"] else np.zeros_like(folds), named)
-        limits_from = None
+            rule_from = self._bags(inside["val"], member, known, folds, "validation part")
+        else:
+            self.note(
+                f"{_where(part)}: too few groups to choose how photographs are read; taking the first rule as it is"
+            )
+        limits_from = rule_from if holdouts else None
         if inside["calib"] and member.doubt is not None:
-            folds = np.zeros(len(inside["calib"]), dtype=np.int64)
-            limits_from = self._bags(inside["calib"], member, member.doubt.novelty, folds, "calibration part")
+            nowhere = np.zeros(len(inside["calib"]), dtype=np.int64)
+            limits_from = self._bags(inside["calib"], member, member.doubt.novelty, nowhere, "calibration part")
         healthy = healthy_class(self.manifest.task)
         reading = fit_reading(
             rule_from,
             limits_from,
+            counts=self._cell_counts(training),
+            labels=np.array([self.field_labels[field.path] for field in training], dtype=np.int64),
             class_count=self.class_count,
             healthy=None if healthy is None else self.manifest.task.classes.index(healthy),
             settings=settings,
         )
-        fair = limits_from is not None or (again is not None and grouped)
-        return reading if fair else replace(reading, limits=None)
+        if limits_from is None:
+            return replace(reading, limits=self._novelty_limits(part, member, plain, settings))
+        return reading
 
-    def _photograph_holdouts(self, part: Part, training: Sequence[Sample]) -> tuple[Holdout, ...]:
-        """Deal photographs, not groups, to folds, each class in turn; none where some fold would leave no cell of a class."""
-        turn: dict[str, int] = {}
-        fold_of: dict[str, int] = {}
-        for field in sorted(training, key=lambda field: (field.sha256, field.path)):
-            turn[field.label] = turn.get(field.label, -1) + 1
-            fold_of[field.path] = turn[field.label] % INNER_FOLDS
-        every = [i for i in part.train if self.manifest.samples[i].field in fold_of]
-        holdouts = []
-        for fold in range(INNER_FOLDS):
-            fit = tuple(i for i in every if fold_of[self.manifest.samples[i].field] != fold)
-            score = tuple(i for i in every if fold_of[self.manifest.samples[i].field] == fold)
-            if len({int(self.labels[i]) for i in fit}) < self.class_count:
-                return ()
-            holdouts.append(Holdout(fit=fit, score=score))
-        return tuple(holdouts)
+    def _cell_counts(self, fields: Sequence[Sample]) -> Labels:
+        """Count the cells, labelled or not, of photographs (N,)."""
+        counts = Counter(sample.field for sample in self.manifest.everything)
+        return np.array([counts[field.path] for field in fields], dtype=np.int64)
 
-    def _described(self, features: _Kept, places: Sequence[int]) -> Novelty | None:
+    def _novelty_limits(self, part: Part, member: Member, plain: _Kept, settings: DoubtSettings) -> Limits | None:
+        """Fit which photographs are novel, and no more, on groups of training left out in turn; None by a tuned backbone."""
+        held, strange = [], []
+        for holdout in left_out(self.manifest.samples, part.train, most=INNER_FOLDS):
+            groups = {self.manifest.samples[i].inseparable for i in holdout.score}
+            fields = [field for field in self._training_fields(part) if field.inseparable in groups]
+            known = self._described(plain, holdout.fit)
+            if known is None or member.backbone is not None:
+                return None
+            bags = self._bags(fields, member, known, np.zeros(len(fields), dtype=np.int64), _LEFT_OUT)
+            for field, novelty in zip(fields, bags.novelty, strict=True):
+                if len(novelty) >= settings.least_cells:
+                    held.append(field)
+                    strange.append(strangeness(novelty))
+        if not held:
+            return None
+        groups_known = self.manifest.groups_source != "none"
+        calibration = Calibration(
+            probabilities=None,
+            labels=np.array([self.field_labels[field.path] for field in held], dtype=np.int64),
+            groups=tuple(field.group for field in held) if groups_known else None,
+            novelty=np.array(strange),
+            named=f"{_LEFT_OUT}, {len(held)} photographs of {len({field.group for field in held})} groups",
+        )
+        return fit_limits(calibration, settings)
+
+    def _described(self, plain: _Kept, places: Sequence[int]) -> Novelty | None:
         """Describe cells so that others can be told novel; None where they are too few for that."""
         try:
-            return fit_novelty(_rows(features, places)[:, 0])
+            return fit_novelty(_rows(plain, places)[:, 0])
         except ValueError:
             return None
 
@@ -631,12 +673,12 @@ class Trainer:
             if sample.field in of_field:
                 of_field[sample.field].append(place)
         every = [place for places in of_field.values() for place in places]
-        kept = self._features(every, Views(), member.backbone)
+        kept, plain = self._features(every, Views(), member.backbone), self._plain(every, member.backbone)
         cells, novelty = [], []
         for field in fields:
-            rows = _rows(kept, of_field[field.path])[:, 0]
+            rows, looks = (_rows(each, of_field[field.path])[:, 0] for each in (kept, plain))
             cells.append(member.probabilities(rows) if len(rows) else np.zeros((0, self.class_count)))
-            novelty.append(known.scores(rows) if known is not None and len(rows) else np.zeros(len(rows)))
+            novelty.append(known.scores(looks) if known is not None and len(rows) else np.zeros(len(rows)))
         groups = None if self.manifest.groups_source == "none" else tuple(field.group for field in fields)
         count = len({field.group for field in fields})
         return Bags(
@@ -680,14 +722,19 @@ class Trainer:
 
     def _features(self, places: Sequence[int], views: Views, backbone: torch.nn.Module | None = None) -> _Kept:
         """Give features by `backbone`; None means the pretrained one."""
-        rows = self.frozen if backbone is None else self._rows_by(backbone)
+        rows = self.frozen if backbone is None else self._rows_by(backbone, self.spec)
         return _Kept(rows=rows(places, views), row_of={place: row for row, place in enumerate(places)})
 
-    def _rows_by(self, backbone: torch.nn.Module) -> FrozenRows:
+    def _plain(self, places: Sequence[int], backbone: torch.nn.Module | None = None) -> _Kept:
+        """Give features of images as they were photographed, which tell what is novel."""
+        rows = self.as_photographed if backbone is None else self._rows_by(backbone, self.spec.as_photographed)
+        return _Kept(rows=rows(places, Views()), row_of={place: row for row, place in enumerate(places)})
+
+    def _rows_by(self, backbone: torch.nn.Module, spec: Preprocessing) -> FrozenRows:
         return FrozenRows(
             self.manifest.everything,
             backbone,
-            self.spec,
+            spec,
             cache_root=self.cache_root,
             machine=self.machine,
             batch_size=min(FEATURE_BATCH, self.plan.fit.batch_size),

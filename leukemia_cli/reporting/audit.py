@@ -116,7 +116,9 @@ def audit_document(
     if len(rows) < len(images.paths):
         part, part_folds = _drawn(images, rows), None if folds is None else [folds[row] for row in rows]
     looked = measured(part.traits, part.sources)
-    probed = probes(looked, part.labels, part.groups, part_folds, seed=seed, permutations=permutations)
+    probed = probes(
+        looked, part.labels, part.groups, part_folds, seed=seed, permutations=permutations, drawn_from=len(images.paths)
+    )
     confounded = [
         (values, one)
         for attribute, values in _attributes(images).items()
@@ -150,6 +152,7 @@ def audit_document(
             "near": [{"first": images.paths[a], "second": images.paths[b], "kind": kind} for a, b, kind in images.near],
         },
         "probes": [_probe_json(probe) for probe in probed],
+        "probed_images": len(part.paths),
         "least_effect": LEAST_EFFECT,
         "findings": found,
     }
@@ -340,16 +343,19 @@ def _attributes(images: AuditImages) -> dict[str, list[str]]:
     def quality(t: Traits) -> str:
         return "not a JPEG" if t.jpeg_quality is None else f"about {5 * round(t.jpeg_quality / 5)}"
 
-    columns = {
-        "source": list(images.sources),
-        "size": [f"{t.width}×{t.height}" for t in images.traits],
-        "format": [t.format for t in images.traits],
-        "JPEG quality": [quality(t) for t in images.traits],
-        "scale bar": [
-            f"{t.scale_bar_style}, {t.scale_bar_place}" if t.has_scale_bar else "none" for t in images.traits
-        ],
-        "pointer": ["seen" if t.has_pointer else "none" for t in images.traits],
-    }
+    columns: dict[str, list[str]] = {name: [] for name in ("size", "format", "JPEG quality", "scale bar", "pointer")}
+    words: dict[str, str] = {}  # a million images have few of them
+    for t in images.traits:
+        values = {
+            "size": f"{t.width}×{t.height}",
+            "format": t.format,
+            "JPEG quality": quality(t),
+            "scale bar": f"{t.scale_bar_style}, {t.scale_bar_place}" if t.has_scale_bar else "none",
+            "pointer": "seen" if t.has_pointer else "none",
+        }
+        for name, value in values.items():
+            columns[name].append(words.setdefault(value, value))
+    columns = {"source": list(images.sources), **columns}
     return {name: values for name, values in columns.items() if len(set(values)) > 1}
 
 
@@ -435,14 +441,15 @@ def _marks(
     place_of: Callable[[Traits], str],
 ) -> list[dict[str, Any]]:
     """Tell of marks that many images hold in one place."""
-    places = Counter(place for place in map(place_of, images.traits) if place)
+    marked = [(row, place, kind_of(t)) for row, t in enumerate(images.traits) if (place := place_of(t))]
+    places = Counter(place for _, place, _ in marked)
     often = {p for p, n in places.items() if n >= max(_FEWEST_MARKED, _LEAST_MARKED * len(images.paths))}
-    rows = [row for row, t in enumerate(images.traits) if place_of(t) in often]
+    rows = [row for row, place, _ in marked if place in often]
     if not rows:
         return []
     of_class = Counter(images.labels)
     held = Counter(images.labels[row] for row in rows)
-    kinds = Counter((images.labels[row], kind_of(images.traits[row])) for row in rows)
+    kinds = Counter((images.labels[row], kind) for row, place, kind in marked if place in often)
     shares = [held[kind] / of_class[kind] for kind in images.classes]
     styles = sorted({kind for _, kind in kinds})
     told = "; ".join(
@@ -472,12 +479,13 @@ def _marks(
 
 def _size_findings(images: AuditImages) -> list[dict[str, Any]]:
     """Tell where whole images shrunk to a network's input leave little of a nucleus."""
-    shrunk = [
-        (t.body_px * INPUT_PX / max(t.width, t.height), row)
+    small = [
+        (px, row)
         for row, t in enumerate(images.traits)
-        if t.body_px is not None and max(t.width, t.height) >= _SHRUNK_TWICE * INPUT_PX
+        if t.body_px is not None
+        and max(t.width, t.height) >= _SHRUNK_TWICE * INPUT_PX
+        and (px := t.body_px * INPUT_PX / max(t.width, t.height)) < LEAST_NUCLEUS_PX
     ]
-    small = [(px, row) for px, row in shrunk if px < LEAST_NUCLEUS_PX]
     if 2 * len(small) < len(images.paths):
         return []
     typical = float(np.median([px for px, _ in small]))
@@ -588,7 +596,9 @@ def audit_lines(document: Mapping[str, Any]) -> list[str]:
         f"{kind} {document['images_per_class'][kind]} images in {groups} groups"
         for kind, groups in document["groups_per_class"].items()
     )
-    lines = [f"audit: {counts(document['images'], _known_groups(document))}: {per_class}"]
+    drawn = document.get("probed_images", document["images"])
+    part = "" if drawn == document["images"] else f"; probes on {drawn:,} of {document['images']:,} images"
+    lines = [f"audit: {counts(document['images'], _known_groups(document))}: {per_class}{part}"]
     by_verdict: dict[str, list[str]] = defaultdict(list)
     for probe in document["probes"]:
         value = probe["balanced_accuracy"]

@@ -82,7 +82,8 @@ class Rates:
 
     least_confidence: tuple[float, ...]
     novelty_threshold: tuple[float, ...]
-    risk: float
+    risk: float | None
+    """None where no member has a threshold of confidence."""
     false_alarm: float
     fitted_on: str
     notes: tuple[str, ...] = ()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,9 +24,10 @@ from leukemia_cli.data.inputs import check_outside, expand_inputs
 from leukemia_cli.domain import Note, Track, counted, silent, unheard
 from leukemia_cli.errors import DataError, UsageError
 from leukemia_cli.reporting.cells import CELL_COLUMNS, Drawn, cell_row, drawn_cell, geojson_lines
+from leukemia_cli.reporting.documents import held_back
 from leukemia_cli.reporting.findings import Scalar, csv_line, json_line
 from leukemia_cli.vision.cells import Cell, find_cells
-from leukemia_cli.vision.cutting import Cutting, InputUnit, Pixels, cut, cut_tiles, tiles_of
+from leukemia_cli.vision.cutting import Cutting, InputUnit, Pixels, cut_found, cut_tiles
 from leukemia_cli.vision.decode import MAX_MEGAPIXELS, BadImage, Decoded, Unusable, decode_each
 from leukemia_cli.vision.outlines import LONGEST_PX, outlined, outlined_at
 from leukemia_cli.vision.overlays import heatmap_name, png_bytes
@@ -129,13 +129,12 @@ def _of_images(paths: Iterable[str], start: int, settings: CellSettings, track: 
 
 
 def _look(pixels: Pixels, path: str, place: int, settings: CellSettings) -> tuple[NumberedCell, ...]:
-    found = cut(pixels, _CUTTING, settings.input_unit)
+    found = find_cells(pixels, _CUTTING.finder)
     diameter = found.red_cell_diameter_px
-    pairs = [(each.cell, each.pixels) for each in found.cells if each.cell is not None]
-    if found.unit == "cell":
-        whole = find_cells(pixels, _CUTTING.finder)
-        diameter = whole.red_cell_diameter_px
-        pairs = [(cell, pixels) for cell in _middle_one(whole.cells, pixels)]
+    told = cut_found(pixels, found, _CUTTING, settings.input_unit)
+    pairs = [(each.cell, each.pixels) for each in told.cells if each.cell is not None]
+    if told.unit == "cell":
+        pairs = [(cell, pixels) for cell in _middle_one(found.cells, pixels)]
     cells = tuple(
         NumberedCell(number=number, cell=cell, red_cell_diameter_px=diameter)
         for number, (cell, _) in enumerate(pairs, start=1)
@@ -184,27 +183,28 @@ def _of_slide(path: str, place: int, settings: CellSettings, track: Track, note:
     cells: list[NumberedCell] = []
     with_outlines = settings.outlines or settings.overlays is not None
     qualities: Counter[str] = Counter()
+    diameter = None
     with open_slide(path, max_megapixels=settings.max_megapixels, workers=settings.workers) as slide:
-        for tile in track(cut_tiles(slide, _CUTTING), total=tiles_of(slide), label="tiles of a slide"):
+        for tile in cut_tiles(slide, _CUTTING, outlines=with_outlines, track=track):
             qualities[tile.quality] += 1
             for each in tile.cells:
                 if each.cell is None:
                     continue
                 one = NumberedCell(
                     number=len(cells) + 1,
-                    cell=each.cell if with_outlines else replace(each.cell, outline=()),
+                    cell=each.cell,
                     red_cell_diameter_px=tile.red_cell_diameter_px,
                 )
                 cells.append(one)
                 if settings.crops is not None:
                     write_bytes(settings.crops / crop_name(place, path, one.number), png_bytes(each.pixels))
+            diameter = tile.red_cell_diameter_px
         if settings.overlays is not None:
-            seen = [each.red_cell_diameter_px for each in cells if each.red_cell_diameter_px is not None]
             drawn = outlined_at(
                 slide.thumbnail(LONGEST_PX),
                 (slide.width, slide.height),
                 [(each.number, each.cell) for each in cells],
-                red_cell_diameter_px=statistics.median(seen) if seen else None,
+                red_cell_diameter_px=diameter,
             )
             write_bytes(settings.overlays / heatmap_name(place, path), png_bytes(drawn))
     told = ", ".join(f"{count} {quality}" for quality, count in sorted(qualities.items()))
@@ -241,6 +241,7 @@ def write_cells(
     """Find the cells in what `inputs` mean and write each image's rows as they are known.
 
     With `output` rows go to `output.partial`, which takes its name when all are there; after an interruption it stays.
+    A JSON document for `out` is held back until it is whole: after an error or an interruption nothing of it is out.
     Raises UsageError for GeoJSON of more than one input, and for pictures that would become inputs themselves.
     """
     if output is not None:
@@ -268,7 +269,7 @@ def write_cells(
     if form == "geojson":
         found = [_usable(each) for each in found]  # before the file is begun
     watched = _counted(found, tally, form == "json" or keep_errors, note)
-    with destination(output, out) as write:
+    with held_back(out) if form == "json" and output is None else destination(output, out) as write:
         for text in _texts(form, watched, tally):
             write(text)
     _say(tally, note)

@@ -13,14 +13,15 @@ from leukemia_cli.catalog import IMAGE_SUFFIXES
 from leukemia_cli.data.inputs import check_outside, expand_inputs
 from leukemia_cli.domain import Note, Track, silent, unheard
 from leukemia_cli.errors import DataError, UsageError
-from leukemia_cli.learning.batches import Pixels, batched, in_threads, plain_view
+from leukemia_cli.learning.batches import Look, Pixels, batched, in_threads, look_at, plain_view
 from leukemia_cli.learning.classifier import Classifier, load_classifier
 from leukemia_cli.learning.doubt import Thresholds, doubted
 from leukemia_cli.learning.heatmaps import Heat, heatmap
 from leukemia_cli.learning.machine import choose_machine, memory_errors
 from leukemia_cli.learning.reading import read_bag, read_cell
-from leukemia_cli.learning.sighting import Sighting, sight, sight_slide, views_of
+from leukemia_cli.learning.sighting import Sighting, looks_of, sight, sight_slide
 from leukemia_cli.reporting.cells import CellCall, cell_row, cell_table, drawn_cell, geojson_lines
+from leukemia_cli.reporting.documents import held_back
 from leukemia_cli.reporting.findings import Finding, columns, csv_line, json_line
 from leukemia_cli.vision.cutting import Cut, Cutting, InputUnit, cut
 from leukemia_cli.vision.decode import decode
@@ -28,7 +29,7 @@ from leukemia_cli.vision.overlays import heatmap_name, overlay, png_bytes
 from leukemia_cli.vision.overviews import class_colour, gallery, overview
 from leukemia_cli.vision.slides import SLIDE_SUFFIXES, Slide, held, needs_slide, open_slide
 from leukemia_cli.vision.smear import smear_colours
-from leukemia_cli.workspace import RunFolder, check_replaceable, check_writable, destination, write_bytes, write_text
+from leukemia_cli.workspace import RunFolder, check_replaceable, check_writable, destination, write_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +97,11 @@ def classify(
         yield from _by_cells(classifier, classifier.cutting, paths, settings, track)
         return
 
-    def look(path: str) -> tuple[str, _Image | DataError]:
+    def seen_of(path: str) -> tuple[str, _Image | DataError]:
         try:
             pixels = decode(path, max_megapixels=settings.max_megapixels).pixels
-            view = plain_view(pixels, classifier.preprocessing)
-            return path, _Image(path=path, view=view, pixels=pixels if settings.heatmaps else None)
+            look = look_at(pixels, classifier.preprocessing)
+            return path, _Image(path=path, look=look, pixels=pixels if settings.heatmaps else None)
         except DataError as error:
             return path, error
 
@@ -108,7 +109,7 @@ def classify(
         side = classifier.preprocessing.input_size_px
         heatmap(classifier, [np.zeros((side, side, 3), dtype=np.uint8)], [0])
     workers = classifier.machine.workers
-    seen = in_threads(look, paths, workers, 2 * max(workers, settings.batch_size))
+    seen = in_threads(seen_of, paths, workers, 2 * max(workers, settings.batch_size))
     place = 0
     for batch in batched(seen, settings.batch_size):
         images = [image for _, image in batch if not isinstance(image, DataError)]
@@ -120,7 +121,7 @@ def classify(
         if settings.heatmaps is not None and images:
             targets = [classifier.task.classes.index(f.label) for f in found if f.label is not None]
             with memory_errors(1):
-                heats = iter(heatmap(classifier, [image.view for image in images], targets))
+                heats = iter(heatmap(classifier, [image.look.view for image in images], targets))
         findings = iter(found)
         for path, image in batch:
             if isinstance(image, DataError):
@@ -138,7 +139,7 @@ class _Image:
     """An image as the network sees it, and as it is where that is wanted."""
 
     path: str
-    view: Pixels
+    look: Look
     pixels: Pixels | None
 
 
@@ -151,7 +152,7 @@ def _draw(file: Path, image: _Image, heat: Heat, finding: Finding, classifier: C
 
 def _findings(classifier: Classifier, images: Sequence[_Image], settings: ClassifySettings) -> list[Finding]:
     """Judge images, in order."""
-    seen, thresholds = classifier.look([image.view for image in images]), classifier.thresholds
+    seen, thresholds = classifier.look([image.look for image in images]), classifier.thresholds
     doubts = None
     if thresholds is not None and seen.novelty is not None:
         doubts = doubted(seen.probabilities, seen.novelty, thresholds)
@@ -183,7 +184,7 @@ def _findings(classifier: Classifier, images: Sequence[_Image], settings: Classi
                 engine="torch",
                 precision="fp32",
                 error=None,
-                novel_kind=_kind_of(image.view) if reason == "novel" else None,
+                novel_kind=_kind_of(image.look.view) if reason == "novel" else None,
             )
         )
     return findings
@@ -202,7 +203,7 @@ class _Field:
 
     path: str
     found: Cut | None
-    views: list[Pixels]
+    looks: list[Look]
     pixels: Pixels | None
     small: Pixels | None
 
@@ -215,13 +216,13 @@ def _by_cells(
     def look(path: str) -> tuple[str, _Field | DataError]:
         try:
             if needs_slide(path, settings.max_megapixels):
-                return path, _Field(path=path, found=None, views=[], pixels=None, small=None)
+                return path, _Field(path=path, found=None, looks=[], pixels=None, small=None)
             pixels = decode(path, max_megapixels=settings.max_megapixels).pixels
             found = cut(pixels, cutting, settings.input_unit)
             kept = pixels if settings.details is not None else None
-            small = plain_view(pixels, classifier.preprocessing)
+            small = plain_view(pixels, classifier.preprocessing.as_photographed)
             return path, _Field(
-                path=path, found=found, views=views_of(found.cells, classifier), pixels=kept, small=small
+                path=path, found=found, looks=looks_of(found.cells, classifier), pixels=kept, small=small
             )
         except DataError as error:
             return path, error
@@ -242,7 +243,7 @@ def _finding_of(
 ) -> Finding:
     """Judge one image, or one slide, by its cells, and write the details that were asked for."""
     if field.found is not None:
-        sighting = sight(classifier, field.found, field.views, settings.batch_size)
+        sighting = sight(classifier, field.found, field.looks, settings.batch_size)
         thumbnail, small = field.pixels, field.small
         finding = _by_bag(classifier, field.path, sighting, small, settings)
         if settings.details is not None and thumbnail is not None:
@@ -252,7 +253,7 @@ def _finding_of(
         sighting = sight_slide(
             classifier, slide, cutting, settings.batch_size, outlines=settings.details is not None, track=track
         )
-        small = plain_view(slide.thumbnail(1024), classifier.preprocessing)
+        small = plain_view(slide.thumbnail(1024), classifier.preprocessing.as_photographed)
         finding = _by_bag(classifier, field.path, sighting, small, settings)
         if settings.details is not None:
             write_details(settings.details, place, finding, sighting, slide)
@@ -338,7 +339,7 @@ def write_details(folder: Path, place: int, finding: Finding, sighting: Sighting
         for number, (each, call, _) in enumerate(placed, start=1)
         if each.cell is not None
     )
-    write_text(folder / f"{stem}-cells.csv", "".join(cell_table(rows, classes)))
+    _write_lines(folder / f"{stem}-cells.csv", cell_table(rows, classes))
     shapes = (
         drawn_cell(
             each.cell,
@@ -349,7 +350,15 @@ def write_details(folder: Path, place: int, finding: Finding, sighting: Sighting
         for each, call, best in placed
         if each.cell is not None
     )
-    write_text(folder / f"{stem}-cells.geojson", "".join(geojson_lines(shapes)))
+    _write_lines(folder / f"{stem}-cells.geojson", geojson_lines(shapes))
+
+
+def _write_lines(file: Path, lines: Iterable[str]) -> None:
+    """Write a file that never lies in memory whole: of a slide with many cells it is hundreds of megabytes."""
+    check_replaceable(file)
+    with destination(file, lambda text, end: None) as write:
+        for line in lines:
+            write(line)
 
 
 def _failed(classifier: Classifier, path: str, error: DataError) -> Finding:
@@ -387,6 +396,7 @@ def write_findings(
     """Classify what `inputs` mean and write each row as it is known; give how many rows are errors, and of how many.
 
     With `output` rows go to `output.partial`, which takes its name when all are there; after an interruption it stays.
+    A JSON document for `out` is held back until it is whole: after an error or an interruption nothing of it is out.
     """
     if output is not None:
         if output.suffix.lower() in IMAGE_SUFFIXES:
@@ -414,7 +424,7 @@ def write_findings(
             failed += finding.decision == "error"
             yield finding
 
-    with destination(output, out) as write:
+    with held_back(out) if form == "json" and output is None else destination(output, out) as write:
         if form == "table":
             headers, rows = _table(counted())
             if output is None:

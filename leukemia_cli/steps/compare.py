@@ -50,7 +50,7 @@ from leukemia_cli.learning.comparing import (
 from leukemia_cli.learning.estimating import Estimated, estimate
 from leukemia_cli.learning.features import Views, state_digest
 from leukemia_cli.learning.machine import Machine, choose_machine
-from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of, with_remedies
+from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of, settled, with_remedies
 from leukemia_cli.learning.runs import versions
 from leukemia_cli.learning.training import SVM_ROWS, Recipe, TrainPlan, within
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
@@ -323,7 +323,8 @@ def _begin(manifest: Manifest, settings: CompareSettings, note: Note) -> _Begun:
             fit=settings.training.fit,
             input_size_px=settings.training.input_size_px,
         )
-        loaded[backbone] = with_remedies(pretrained, settings.training.remedies)
+        remedies = settled(settings.training.remedies, settings.training.background, manifest.unit)
+        loaded[backbone] = with_remedies(pretrained, remedies)
         note(f"backbone: {backbone}, weights: {loaded[backbone].spec.weights_source}")
         if loaded[backbone].spec.is_random:
             note("warning: --weights none: the backbone is random, never trained on anything; expect poor figures")

@@ -2,7 +2,8 @@
 
 Requirements met here:
 - An image is judged by members that have not seen it, its copies or its group, or not at all.
-- Images from elsewhere are judged by the run as it stands: no threshold, temperature or class order moves.
+- Images from elsewhere are judged by the run as it stands: no threshold, temperature or class order moves. None of them is
+  an image that the run was made from, and what is nearly one is named.
 - Every look at a part is written down and counted.
 - A run on cells is judged on photographs, by cells that the finder found, never by marks; figures of cells and of patients,
   and what the number of cells alone would say, stand beside it.
@@ -12,6 +13,7 @@ Requirements met here:
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -20,10 +22,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leukemia_cli import __version__
-from leukemia_cli.data.datasets import SourceDefaults, gather, read_sources
-from leukemia_cli.data.grouping import find_copies, join_groups, name_groups
+from leukemia_cli.data.datasets import Candidate, SourceDefaults, gather, read_sources
+from leukemia_cli.data.duplicates import find_near
+from leukemia_cli.data.grouping import copies_said, join_copies
+from leukemia_cli.data.manifest import PRINTS
 from leukemia_cli.domain import (
     GroupsSource,
     Manifest,
@@ -44,14 +49,15 @@ from leukemia_cli.judging.curves import reliability
 from leukemia_cli.judging.evaluation import judge, judge_abstention, judge_label_sets, trace
 from leukemia_cli.judging.intervals import group_bootstrap, plain_values
 from leukemia_cli.judging.predictions import Predictions
-from leukemia_cli.learning.batches import Pixels, plain_view, read_sample
+from leukemia_cli.learning.batches import Look, Pixels, look_at, plain_view, read_sample
 from leukemia_cli.learning.classifier import Classifier, Member, load_classifier, together
 from leukemia_cli.learning.doubt import Limits, Thresholds
 from leukemia_cli.learning.fitting import Labels, Scores
 from leukemia_cli.learning.heatmaps import faithfulness, heatmap
 from leukemia_cli.learning.machine import choose_machine
-from leukemia_cli.learning.reading import BagFound, BagSeen, pooled, read_bag, see_views
+from leukemia_cli.learning.reading import BagFound, BagSeen, pooled, read_bag, see_cells
 from leukemia_cli.learning.scoring import FieldSeen, Judges, Scored, score, score_fields, see_fields
+from leukemia_cli.learning.sighting import sight_slide
 from leukemia_cli.reporting.evaluation import (
     CellEvidence,
     Drop,
@@ -68,8 +74,11 @@ from leukemia_cli.reporting.evaluation import (
 from leukemia_cli.reporting.pictures import confusion_svg
 from leukemia_cli.reporting.thumbnails import HEATMAPS, illustrated
 from leukemia_cli.vision.cutting import cut
-from leukemia_cli.vision.decode import Decoded, ImageFacts, Unusable, decode_each, facts_of
+from leukemia_cli.vision.decode import BadImage, Decoded, ImageFacts, Unusable, decode_each, facts_of
+from leukemia_cli.vision.fingerprints import RECORD, VERSION, describe, packed
 from leukemia_cli.vision.overlays import heatmap_name, overlay, png_bytes
+from leukemia_cli.vision.records import RecordFile, Stacked
+from leukemia_cli.vision.slides import needs_slide, open_slide
 from leukemia_cli.workspace import (
     RunFolder,
     Workspace,
@@ -87,6 +96,11 @@ MOST_MISTAKES = 12
 MOST_HEATMAPS = 48
 """With so many a page is still below 3 MB."""
 HISTORY_FILE = "history.csv"
+_PAIRS_NAMED = 10
+_PRINT_PX = 2048
+"""Longer side of the thumbnail by which near copies of a slide are looked for."""
+
+PrintRows = NDArray[np.void]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +179,8 @@ class _Part:
     groups_source: GroupsSource
     folds: int | None
     warnings: tuple[str, ...] = ()
+    near_copies: int | None = None
+    """Of images from elsewhere: how many are nearly one that the run was made from; None where that was not looked for."""
     fields: tuple[FieldSeen, ...] | None = None
     """Of a run on cells: what was seen of each photograph, in the order of `judged`."""
 
@@ -200,7 +216,7 @@ def evaluate(
     note(f"run: {run.id}, {classifier.task.title}; device: {machine.description}")
     own = manifest if manifest is not None and run.facts.get("manifest") == manifest.fingerprint else None
     if settings.external is not None:
-        name, part = _external(settings, classifier, own, run, machine.workers, track, note)
+        name, part = _external(workspace, settings, classifier, own, run, machine.workers, track, note)
         folder = workspace.reports_folder / f"{run.id}-external-{name}"
     elif own is not None:
         name, part = None, _internal(own, classifier, run, settings.split)
@@ -318,6 +334,7 @@ def _internal(manifest: Manifest, classifier: Classifier, run: RunFolder, split:
 
 
 def _external(
+    workspace: Workspace,
     settings: EvaluateSettings,
     classifier: Classifier,
     manifest: Manifest | None,
@@ -348,36 +365,57 @@ def _external(
         raise WorkspaceError(f"run {run.id} has no rule for photographs", "Its manifest had cells alone")
     cutting = classifier.cutting
 
-    def look(place: int, decoded: Decoded) -> tuple[ImageFacts, list[Pixels], bool]:
+    def look(place: int, decoded: Decoded) -> tuple[ImageFacts, PrintRows | None, list[Look], bool]:
+        told = packed([describe(decoded.pixels)]) if manifest is not None else None
         if cutting is None:
-            return facts_of(decoded), [], False
+            return facts_of(decoded), told, [], False
         found = cut(decoded.pixels, cutting, "cell" if gathered.candidates[place].holds == "crops" else None)
-        views = [plain_view(cell.pixels, classifier.preprocessing) for cell in found.cells]
-        return facts_of(decoded), views, found.unit == "cell"
+        looks = [look_at(cell.seen, classifier.preprocessing) for cell in found.cells]
+        return facts_of(decoded), told, looks, found.unit == "cell"
 
+    in_tiles = [cutting is not None and needs_slide(c.path, settings.max_megapixels) for c in gathered.candidates]
+    whole = [place for place, tiled in enumerate(in_tiles) if not tiled]
     outcomes = decode_each(
-        [c.path for c in gathered.candidates], look, workers=workers, max_megapixels=settings.max_megapixels
+        [gathered.candidates[place].path for place in whole],
+        lambda turn, decoded: look(whole[turn], decoded),
+        workers=workers,
+        max_megapixels=settings.max_megapixels,
     )
     bags: list[tuple[BagSeen, bool]] = []
     watched = track(
-        zip(gathered.candidates, outcomes, strict=True), total=len(gathered.candidates), label="opening images"
+        zip(gathered.candidates, in_tiles, strict=True), total=len(gathered.candidates), label="opening images"
     )
     opened, bad = [], []
-    for candidate, outcome in watched:
-        if isinstance(outcome, Unusable):
-            bad.append(f"{candidate.path}: {outcome.reason}")
-        else:
-            facts, views, alone = outcome
+    prints: list[PrintRows] = []
+    for candidate, tiled in watched:
+        if tiled:
+            try:
+                facts, told, seen_slide = _slide(classifier, candidate, settings, workers, manifest is not None, note)
+            except BadImage as error:
+                bad.append((f"{candidate.path}: {error.reason}", error.hint))
+                continue
             opened.append((candidate, facts))
+            prints += [] if told is None else [told]
+            bags.append((seen_slide, False))
+            continue
+        outcome = next(outcomes)
+        if isinstance(outcome, Unusable):
+            bad.append((f"{candidate.path}: {outcome.reason}", outcome.hint))
+        else:
+            facts, told, looks, alone = outcome
+            opened.append((candidate, facts))
+            if told is not None:
+                prints.append(told)
             if cutting is not None:
-                bags.append((see_views(classifier, views, settings.batch_size), alone))
+                bags.append((see_cells(classifier, looks, settings.batch_size), alone))
     if bad and not (settings.skip_bad and opened):
         raise DataError(
-            f"{len(bad)} of {len(gathered.candidates)} images cannot be used, the first: {bad[0]}",
-            "Mend or remove them, or leave them out with --skip-bad" if opened else "Not one image is left",
+            f"{len(bad)} of {len(gathered.candidates)} images cannot be used, the first: {bad[0][0]}",
+            f"{bad[0][1]}; or leave out what cannot be used with --skip-bad" if opened else bad[0][1],
         )
-    copies = find_copies([facts.pixels_digest for _, facts in opened])
-    groups = join_groups(name_groups([(c.source, c.relative, c.group) for c, _ in opened]), copies)
+    groups, copies = join_copies(
+        [(c.source, c.relative, c.group) for c, _ in opened], [facts.pixels_digest for _, facts in opened]
+    )
     judged = tuple(
         (
             Sample(
@@ -397,12 +435,9 @@ def _external(
     warnings = [w for w in run.facts.get("warnings", ()) if w not in about_training]
     warnings += [*gathered.warnings, *(line for line in gathered.notes if "left out" in line)]
     if bad:
-        warnings.append(f"{counted(len(bad), 'image')} left out as unusable, the first: {bad[0]}")
-    if copies:
-        more = sum(len(same) - 1 for same in copies)
-        warnings.append(
-            f"{counted(more, 'exact copy', 'exact copies')} of other images: each lies in its original's group"
-        )
+        warnings.append(f"{counted(len(bad), 'image')} left out as unusable, the first: {bad[0][0]}")
+    warnings += copies_said(copies)
+    near_copies = None
     if manifest is None:
         warnings.append("the images the run was trained on are not at hand: whether any is among these was not checked")
     else:
@@ -414,6 +449,8 @@ def _external(
                 + (f", and {len(shared) - 1} more" if len(shared) > 1 else ""),
                 "Leave them out of the external data: figures on them would not be external",
             )
+        near_copies, said = _near_own(workspace, manifest, [sample for sample, _ in judged], prints, note)
+        warnings += said
         known = {sample.group for sample in manifest.samples}
         if gathered.groups_source != "none" and manifest.groups_source != "none":
             common = sorted(known & {sample.group for sample, _ in judged})
@@ -434,8 +471,66 @@ def _external(
             for (sample, judges), (seen, alone) in zip(judged, bags, strict=True)
         )
     return name, _Part(
-        judged=judged, groups_source=gathered.groups_source, folds=None, warnings=tuple(warnings), fields=fields
+        judged=judged,
+        groups_source=gathered.groups_source,
+        folds=None,
+        warnings=tuple(warnings),
+        near_copies=near_copies,
+        fields=fields,
     )
+
+
+def _slide(
+    classifier: Classifier, candidate: Candidate, settings: EvaluateSettings, workers: int, to_print: bool, note: Note
+) -> tuple[ImageFacts, PrintRows | None, BagSeen]:
+    """Look in tiles, as classify does, at an image that is too large to be decoded whole; raises BadImage.
+
+    It is the copy of another only where the files are the same; near copies are looked for by its thumbnail.
+    """
+    if classifier.cutting is None or candidate.holds == "crops":
+        raise BadImage(candidate.path, "it is too large for the crop of one cell", "Raise --max-megapixels")
+    with open_slide(candidate.path, max_megapixels=settings.max_megapixels, workers=workers) as slide:
+        sighting = sight_slide(classifier, slide, classifier.cutting, settings.batch_size, outlines=False)
+        told = packed([describe(slide.thumbnail(_PRINT_PX))]) if to_print else None
+        width, height, reader = slide.width, slide.height, slide.reader
+    with Path(candidate.path).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    passed = ", ".join(f"{count} {what}" for what, count in sorted(sighting.tiles.items()))
+    note(f"{candidate.path}: read in {counted(sum(sighting.tiles.values()), 'tile')} ({passed})")
+    facts = ImageFacts(sha256=sha256, pixels_digest=sha256, width=width, height=height, format=reader, mode="RGB")
+    return facts, told, sighting.seen
+
+
+def _near_own(
+    workspace: Workspace, manifest: Manifest, samples: Sequence[Sample], prints: Sequence[PrintRows], note: Note
+) -> tuple[int | None, list[str]]:
+    """Count the samples that are nearly images of the manifest, and name them; None where fingerprints are not kept.
+
+    Raises WorkspaceError where they are damaged or not those of the manifest.
+    """
+    file = workspace.manifest_folder / PRINTS
+    if not file.is_file():
+        return None, [f"near copies of the images that the run was made from were not looked for: {file} is not there"]
+    own = manifest.fields or manifest.samples
+    note(f"comparing {counted(len(samples), 'image')} with {counted(len(own), 'image')} that the run was made from")
+    with RecordFile(file, RECORD) as kept:
+        if kept.facts.get("version") != VERSION:
+            return None, [
+                "near copies of the images that the run was made from were not looked for: their fingerprints are of another "
+                "version of leuk; prepare again, and train again, to have them found"
+            ]
+        if len(kept) != len(own):
+            raise WorkspaceError(f"{file} is not of this manifest", "Make both again with: leuk prepare")
+        pairs = find_near(Stacked(kept, np.concatenate(prints)), own=len(kept))
+    near = sorted({pair.second for pair in pairs})
+    if not near:
+        return 0, []
+    named = [f"{samples[pair.second - len(own)].path} and {own[pair.first].path}" for pair in pairs[:_PAIRS_NAMED]]
+    more = f"; and {counted(len(pairs) - len(named), 'more pair')}" if len(pairs) > len(named) else ""
+    return len(near), [
+        f"{counted(len(near), 'image')} here nearly the same as one that the run was made from (a crop, turned, brightened or "
+        f"saved again, or two photographs of one place): {'; '.join(named)}{more}: on these the figures are not external"
+    ]
 
 
 def _judged(manifest: Manifest, classifier: Classifier, split: str) -> list[tuple[Sample, Judges]]:
@@ -523,13 +618,17 @@ def _evidence(
     )
     rates = None
     if known:
+        sure = [d.confidence for d in doubts if d.confidence is not None]
+        told = [c.reason for c in sure if c.reason]
+        if len(sure) < len(doubts):
+            told.append("nothing is called uncertain by members whose groups were too few to fit that on")
         rates = Rates(
-            least_confidence=tuple(d.confidence.threshold for d in doubts),
+            least_confidence=tuple(c.threshold for c in sure),
             novelty_threshold=tuple(d.novelty_threshold for d in doubts),
-            risk=doubts[0].confidence.risk,
+            risk=sure[0].risk if sure else None,
             false_alarm=doubts[0].false_alarm,
             fitted_on=together([d.fitted_on for d in doubts]) or "",
-            notes=tuple(dict.fromkeys(d.confidence.reason for d in doubts if d.confidence.reason)),
+            notes=tuple(dict.fromkeys(told)),
         )
     thresholds = Thresholds.of([_limits(judges[0], alone) for _, judges in part.judged[:1]]) if known else None
     promise = None if thresholds is None else thresholds.label_sets
@@ -833,7 +932,7 @@ def _heatmaps(
         areas.append(faithfulness(judge_, [view], heat, seed=settings.seed + place))
         label = classifier.task.classes[called]
         name = f"{HEATMAPS}/{heatmap_name(place, sample.path)}"
-        shown = overlay(pixels, heat[0], classifier.preprocessing.fit, legend=f"for {label}", beside=False)
+        shown = overlay(pixels[..., :3], heat[0], classifier.preprocessing.fit, legend=f"for {label}", beside=False)
         write_bytes(folder / name, png_bytes(shown))
         rows.append({"path": sample.path, "label": sample.label, "predicted": label, "file": name})
     means = {
@@ -887,7 +986,15 @@ def _report(
                 "choice": run.facts.get("choice"),
                 "device": str(classifier.machine.device),
                 "precision": "fp32",
-                **({"external source": settings.external, "external groups": settings.group_by} if external else {}),
+                **(
+                    {
+                        "external source": settings.external,
+                        "external groups": settings.group_by,
+                        "near_copies": part.near_copies,
+                    }
+                    if external
+                    else {}
+                ),
             },
         ),
         evidence,

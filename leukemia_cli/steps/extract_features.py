@@ -13,12 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from leukemia_cli.domain import NO_REMEDIES, Fit, Manifest, Note, Remedies, Sample, Track, silent, unheard
+from leukemia_cli.domain import (
+    NO_REMEDIES,
+    BackgroundChoice,
+    Fit,
+    Manifest,
+    Note,
+    Remedies,
+    Sample,
+    Track,
+    silent,
+    unheard,
+)
 from leukemia_cli.errors import DataError, MachineError, UsageError, WorkspaceError
 from leukemia_cli.learning.classifier import load_classifier
 from leukemia_cli.learning.features import FeatureCache, Features, Views, extract, seen_whole, state_digest
 from leukemia_cli.learning.machine import choose_machine, place
-from leukemia_cli.learning.recipes import with_remedies
+from leukemia_cli.learning.recipes import settled, with_remedies
 from leukemia_cli.learning.runs import versions
 from leukemia_cli.learning.weights import load_backbone
 from leukemia_cli.workspace import (
@@ -48,6 +59,7 @@ class ExtractSettings:
     fit: Fit = "squash"
     input_size_px: int | None = None
     remedies: Remedies = NO_REMEDIES
+    background: BackgroundChoice = "auto"
     batch_size: int = 16
     max_megapixels: float = 200.0
     device: str = "auto"
@@ -108,7 +120,7 @@ def extract_features(
             fit=settings.fit,
             input_size_px=settings.input_size_px,
         )
-        loaded = with_remedies(loaded, settings.remedies)
+        loaded = with_remedies(loaded, settled(settings.remedies, settings.background, manifest.unit))
         backbone, spec, preprocessing = loaded.module, loaded.spec, loaded.preprocessing
         place(backbone, machine)
         weights = settings.weights if settings.weights in ("auto", "none") else str(Path(settings.weights).absolute())
@@ -119,7 +131,7 @@ def extract_features(
     samples = manifest.samples if settings.split == "all" else manifest.part(settings.split)
     if not samples:
         hint = "A manifest of folds has no splits: use --split all" if manifest.folds else "Prepare it larger"
-        raise DataError(f"the manifest has no {settings.split} images", hint)
+        raise DataError(f"the manifest has no {settings.split} {manifest.unit}s", hint)
     digest = state_digest(backbone.state_dict())
     cache = FeatureCache(workspace.features_folder / "cache", digest, preprocessing)
     features = extract(

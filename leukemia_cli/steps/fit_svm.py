@@ -10,14 +10,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leukemia_cli.catalog import VARIANTS, Wanted, candidates
-from leukemia_cli.domain import NO_REMEDIES, Fit, Manifest, Note, Preprocessing, Remedies, Track, silent, unheard
+from leukemia_cli.domain import (
+    NO_REMEDIES,
+    BackgroundChoice,
+    Fit,
+    Manifest,
+    Note,
+    Preprocessing,
+    Remedies,
+    Track,
+    Unit,
+    silent,
+    unheard,
+)
 from leukemia_cli.errors import UsageError, WorkspaceError
 from leukemia_cli.learning.classifier import Classifier, load_classifier
 from leukemia_cli.learning.doubt import DoubtSettings
 from leukemia_cli.learning.features import state_digest
 from leukemia_cli.learning.fitting import FitSettings
 from leukemia_cli.learning.machine import Machine, choose_machine
-from leukemia_cli.learning.recipes import augmentation_of, with_remedies
+from leukemia_cli.learning.recipes import augmentation_of, settled, with_remedies
 from leukemia_cli.learning.runs import FinishedRun, finish_run
 from leukemia_cli.learning.training import Recipe, TrainedMember, Trainer, TrainPlan, within
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
@@ -49,6 +61,7 @@ class FitSvmSettings:
     fit: Fit = "squash"
     input_size_px: int | None = None
     remedies: Remedies = NO_REMEDIES
+    background: BackgroundChoice = "auto"
     stain_jitter: float | None = None
     batch_size: int = 16
     max_megapixels: float = 200.0
@@ -102,7 +115,7 @@ def fit_svm(
         classifier = _classifier(run, manifest, machine)
         loaded, tune = _loaded_from(classifier), str(run.facts["tune"])
     else:
-        loaded, tune = _loaded_from_name(settings) if facts is None else _loaded_again(facts), "head"
+        loaded, tune = _loaded_from_name(settings, manifest.unit) if facts is None else _loaded_again(facts), "head"
     note(f"backbone: {loaded.spec.name}, weights: {loaded.spec.weights_source}")
     recipe = within(recipe, loaded.spec.feature_width, note)
     seed = settings.seed
@@ -185,13 +198,13 @@ def _loaded_from(classifier: Classifier) -> LoadedBackbone:
     return LoadedBackbone(module=module, spec=classifier.spec, preprocessing=classifier.preprocessing, last_stage=())
 
 
-def _loaded_from_name(settings: FitSvmSettings) -> LoadedBackbone:
+def _loaded_from_name(settings: FitSvmSettings, unit: Unit) -> LoadedBackbone:
     if settings.backbone is None:
         raise UsageError("no backbone is named", "Name one with --backbone")
     loaded = load_backbone(
         settings.backbone, settings.weights, seed=settings.seed, fit=settings.fit, input_size_px=settings.input_size_px
     )
-    return with_remedies(loaded, settings.remedies)
+    return with_remedies(loaded, settled(settings.remedies, settings.background, unit))
 
 
 def _feature_facts(workspace: Workspace, manifest: Manifest, wanted: str) -> dict[str, Any]:

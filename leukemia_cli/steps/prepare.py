@@ -5,7 +5,8 @@ the images of the manifest, and stay with their photograph whatever is dealt.
 
 Requirements met here:
 - Nothing is written unless all went well: an earlier manifest stays as it was.
-- Every image is decoded whole, once, in a few threads, and only as many are held as there are threads.
+- Every image is decoded whole, once, in a few threads, and only as many are held as there are threads; what was measured of
+  it goes to files, in rows of one size.
 - Exact copies, by file or by pixels, lie in one group; under two classes they are an error.
 - Near copies (crops, turned, brightened and saved again) are never parted: groups that hold some of one another are dealt as
   one. Where nobody gave groups, near copies and photographs taken in one go are proposed as groups, and all later figures
@@ -18,13 +19,16 @@ from __future__ import annotations
 
 import hashlib
 import math
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leukemia_cli import __version__
 from leukemia_cli.data.datasets import (
@@ -37,8 +41,8 @@ from leukemia_cli.data.datasets import (
     settle_task,
 )
 from leukemia_cli.data.duplicates import NearPair, capture_bursts, clusters, find_near
-from leukemia_cli.data.grouping import find_copies, join_groups, name_groups
-from leukemia_cli.data.manifest import CROPS, count_parts, fill_folder, make_manifest
+from leukemia_cli.data.grouping import copies_said, join_copies, join_groups, name_groups
+from leukemia_cli.data.manifest import CROPS, PRINTS, count_parts, fill_folder, make_manifest
 from leukemia_cli.data.marking import How, Spot, Unmarked, healthy_class, in_pixels, label_cells
 from leukemia_cli.data.splits import deal_folds, deal_splits, missing_classes, split_fractions
 from leukemia_cli.domain import (
@@ -62,11 +66,26 @@ from leukemia_cli.reporting.audit import AuditImages, audit_document, audit_page
 from leukemia_cli.reporting.thumbnails import thumbnails
 from leukemia_cli.vision.cutting import Cut, CutCell, Cutting, InputUnit, cut
 from leukemia_cli.vision.decode import MAX_MEGAPIXELS, Decoded, ImageFacts, Unusable, decode, decode_each, facts_of
-from leukemia_cli.vision.fingerprints import Fingerprint, capture_facts, describe
+from leukemia_cli.vision.fingerprints import RECORD as PRINT_RECORD
+from leukemia_cli.vision.fingerprints import VERSION as PRINT_VERSION
+from leukemia_cli.vision.fingerprints import capture_facts, describe
+from leukemia_cli.vision.fingerprints import packed as pack_prints
 from leukemia_cli.vision.overlays import png_bytes
 from leukemia_cli.vision.overviews import gallery
-from leukemia_cli.vision.traits import Traits, jpeg_quality, measure
-from leukemia_cli.workspace import Workspace, fresh_folder, list_runs, now, write_bytes, write_json, write_text
+from leukemia_cli.vision.records import RecordFile, RecordWriter, in_parts
+from leukemia_cli.vision.traits import RECORD as TRAITS_RECORD
+from leukemia_cli.vision.traits import StoredTraits, jpeg_quality, measure
+from leukemia_cli.vision.traits import packed as pack_traits
+from leukemia_cli.workspace import (
+    UNFINISHED,
+    Workspace,
+    fresh_folder,
+    list_runs,
+    now,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 _SHOWN = 10
 _FIELDS_A_FOLDER = 1000
@@ -159,78 +178,32 @@ class Prepared:
 
 def prepare(workspace: Workspace, settings: PrepareSettings, track: Track = silent, note: Note = unheard) -> Prepared:
     """Make the workspace's manifest; raises UsageError or DataError, with nothing written, where that cannot be."""
-    fractions = _fractions(settings)
-    defaults = SourceDefaults(
-        layout=settings.layout, labels=settings.labels, label_column=settings.label_column, group_by=settings.group_by
-    )
-    sources, listed_task = read_sources(settings.sources, defaults)
-    task = settle_task(settings.task, listed_task, settings.classes, settings.positive)
-    note(f"task {task.title}")
-    gathered = gather(sources, task, settings.unit)
-    for line in gathered.notes:
-        note(line)
-    _check_unmarked(task, settings)
-    if all(candidate.label for candidate in gathered.candidates):
-        _check_classes(task, [candidate.label for candidate in gathered.candidates])
-        _deal(
-            gathered, gathered.candidates, _rows(gathered.candidates), settings, fractions
-        )  # fails before hours of opening
+    task, gathered, fractions = _gathered(settings, note)
     cutting = Cutting(unit=settings.input_unit) if settings.unit == "cell" else None
-    with fresh_folder(workspace.manifest_folder) as folder:
-        opened, skipped = _open_all(gathered.candidates, settings, cutting, folder, track, note)
-        candidates = [candidate for candidate, _ in opened]
-        copies = find_copies([look.facts.pixels_digest for _, look in opened])
-        _check_copies(candidates, copies)
-        near = _near(opened, copies, note)
-        split_given = settings.folds is None and all(candidate.split for candidate in candidates)
-        proposed = [] if split_given else _proposals(opened, gathered, settings)
-        # Splits that labels name stay as they are; what they part is said.
-        joined = () if split_given or settings.near_copies == "warn" else near.sets
-        groups_source = gathered.groups_source
-        if groups_source == "none" and settings.group_by != "none" and (joined or proposed):
-            groups_source = "proposed"
-        labelled = [_cell_labels(candidate, look, task, settings) for candidate, look in opened]
-        kinds = [_kind(candidate, labels, task) for candidate, labels in zip(candidates, labelled, strict=True)]
-        known = [*copies, *(joined if gathered.groups_source == "none" else ()), *proposed]
-        rows = _rows(candidates, known, [kind or task.classes[0] for kind in kinds])
-        bundles = join_groups([group for group, _ in rows], joined)
-        tied = Counter(
-            bundle for bundle, _ in {(bundle, group) for bundle, (group, _) in zip(bundles, rows, strict=True)}
+    with fresh_folder(workspace.manifest_folder) as folder, ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder)))
+        opened, skipped = _open_all(gathered.candidates, settings, cutting, folder, scratch, stack, track, note)
+        labelled = _labelled(opened, task, settings)
+        kinds = [_kind(one, labels, task) for one, labels in zip(opened.candidates, labelled, strict=True)]
+        ties = _ties(opened, gathered, settings, scratch, note)
+        rows = [(group, kind or task.classes[0]) for group, kind in zip(ties.groups, kinds, strict=True)]
+        splits, folds, protocol, deal_warnings = _deal(
+            gathered, opened.candidates, rows, settings, fractions, ties.bundles
         )
-        splits, folds, protocol, deal_warnings = _deal(gathered, candidates, rows, settings, fractions, bundles)
-        if not joined:
-            parts = splits if settings.folds is None else [f"fold {fold}" for fold in folds]
-            deal_warnings += _parted(parts, near)
-        photographs = [
-            Sample(
-                path=candidate.path,
-                label=candidate.label,
-                group=group,
-                split=split,
-                fold=fold,
-                source=candidate.source,
-                sha256=look.facts.sha256,
-                width=look.facts.width,
-                height=look.facts.height,
-                bundle=bundle if tied[bundle] > 1 else "",
-            )
-            for (candidate, look), (group, _), bundle, split, fold in zip(
-                opened, rows, bundles, splits, folds, strict=True
-            )
-        ]
-        cells = [
-            _cells(photograph, look, labels, workspace.manifest_folder)
-            for photograph, (_, look), labels in zip(photographs, opened, labelled, strict=True)
-        ]
-        every = [cell for of_field in cells for cell in of_field]
+        if not ties.joined:
+            deal_warnings += _parted(splits if settings.folds is None else folds, ties.near)
+        del rows
+        photographs = _photographs(opened, ties, splits, folds)
+        if cutting is None:  # of a million images they are worth some hundred mebibytes
+            opened, gathered = replace(opened, candidates=()), replace(gathered, candidates=())
+        every = _cells(photographs, opened, labelled, workspace.manifest_folder)
         samples = photographs if cutting is None else [cell for cell in every if cell.label]
-        _check_classes(task, [sample.label for sample in samples], unit=settings.unit)
+        _check_classes(task, {sample.label for sample in samples}, unit=settings.unit)
         _check_trainable(samples)
-        counted_groups = _rows_of_samples(samples)
         warnings = [
             *gathered.warnings,
             *_skip_warnings(skipped),
-            *_group_warnings(task, groups_source, counted_groups, copies, near, sum(n for n in tied.values() if n > 1)),
+            *_group_warnings(task, samples, ties),
             *deal_warnings,
             *_cell_warnings(settings, opened, labelled),
         ]
@@ -239,7 +212,7 @@ def prepare(workspace: Workspace, settings: PrepareSettings, track: Track = sile
             task=task,
             seed=settings.seed,
             folds=settings.folds,
-            groups_source=groups_source,
+            groups_source=ties.groups_source,
             warnings=warnings,
             unit=settings.unit,
             unlabelled=[cell for cell in every if not cell.label],
@@ -248,14 +221,15 @@ def prepare(workspace: Workspace, settings: PrepareSettings, track: Track = sile
         )
         manifest = replace(manifest, warnings=(*warnings, *_run_warnings(workspace, manifest)))
         fill_folder(folder, workspace, manifest, protocol=protocol, command=settings.command)
-        audit = _audit(folder, manifest, photographs, kinds, [look for _, look in opened], copies, near, settings, note)
-        if groups_source == "proposed" and settings.pictures:
+        audit = _audit(folder, manifest, photographs, kinds, opened, ties, settings, note)
+        if ties.groups_source == "proposed" and settings.pictures:
             _groups_sheet(folder, photographs, settings, note)
+    paths = [photograph.path for photograph in photographs]
     return Prepared(
         manifest=manifest,
         skipped=tuple(skipped),
-        duplicates=tuple(tuple(candidates[row].path for row in rows_) for rows_ in copies),
-        near=tuple((candidates[pair.first].path, candidates[pair.second].path) for pair in near.pairs),
+        duplicates=tuple(tuple(paths[row] for row in same) for same in ties.copies),
+        near=tuple((paths[pair.first], paths[pair.second]) for pair in ties.near.pairs),
         audit=audit,
     )
 
@@ -275,6 +249,25 @@ def _fractions(settings: PrepareSettings) -> dict[str, float]:
     return split_fractions(settings.val, settings.calib, settings.test)
 
 
+def _gathered(settings: PrepareSettings, note: Note) -> tuple[Task, Gathered, dict[str, float]]:
+    """Find the images and settle the task; what can be seen to fail is seen before hours of opening."""
+    fractions = _fractions(settings)
+    defaults = SourceDefaults(
+        layout=settings.layout, labels=settings.labels, label_column=settings.label_column, group_by=settings.group_by
+    )
+    sources, listed_task = read_sources(settings.sources, defaults)
+    task = settle_task(settings.task, listed_task, settings.classes, settings.positive)
+    note(f"task {task.title}")
+    gathered = gather(sources, task, settings.unit)
+    for line in gathered.notes:
+        note(line)
+    _check_unmarked(task, settings)
+    if all(candidate.label for candidate in gathered.candidates):
+        _check_classes(task, [candidate.label for candidate in gathered.candidates])
+        _deal(gathered, gathered.candidates, _told_rows(gathered.candidates), settings, fractions)
+    return task, gathered, fractions
+
+
 # --------------------------------------------------------------------------------------------------------- images
 
 
@@ -289,17 +282,45 @@ class _Crop:
     height: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Look:
-    """What is kept of an image once it was opened."""
+    """What one opening of an image shows; rows are of `FACTS`, and of the types of traits and of fingerprints, one each."""
 
-    facts: ImageFacts
-    traits: Traits
-    print: Fingerprint
+    facts: NDArray[np.void]
+    traits: NDArray[np.void]
+    print: NDArray[np.void]
     taken: str | None
     camera: str
     unit: InputUnit = "field"
     crops: tuple[_Crop, ...] = ()
+
+
+FACTS = np.dtype([("sha256", "S64"), ("pixels", "S32"), ("width", "<u4"), ("height", "<u4")])
+"""What identifies an image, as `ImageFacts` gives it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Opened:
+    """The images that could be opened, in columns of equal length; what is large lies in files.
+
+    `units` and `crops` are empty where no cells are cut.
+    """
+
+    candidates: Sequence[Candidate]
+    facts: RecordFile
+    traits: RecordFile
+    prints: RecordFile
+    taken: Sequence[str | None]
+    cameras: Sequence[str]
+    units: Sequence[InputUnit] = ()
+    crops: Sequence[tuple[_Crop, ...]] = ()
+
+    def sizes(self) -> Iterator[tuple[int, int, str]]:
+        """Yield width, height and sha256 of each image."""
+        known: dict[int, int] = {}  # few numbers, many images
+        for part in in_parts(self.facts):
+            for width, height, sha256 in part[["width", "height", "sha256"]].tolist():
+                yield known.setdefault(width, width), known.setdefault(height, height), sha256.decode("ascii")
 
 
 def _open_all(
@@ -307,38 +328,61 @@ def _open_all(
     settings: PrepareSettings,
     cutting: Cutting | None,
     folder: Path,
+    scratch: Path,
+    stack: ExitStack,
     track: Track,
     note: Note,
-) -> tuple[list[tuple[Candidate, _Look]], list[tuple[str, str]]]:
+) -> tuple[_Opened, list[tuple[str, str]]]:
     """Open every image, and cut its cells into `folder`; notes the unusable and raises DataError, unless they are skipped."""
-    opened: list[tuple[Candidate, _Look]] = []
-    bad: list[tuple[Candidate, Unusable]] = []
 
     def look(place: int, decoded: Decoded) -> _Look:
         facts = facts_of(decoded)
         taken, camera = capture_facts(decoded.content)
+        identity = np.array([(facts.sha256, facts.pixels_digest, facts.width, facts.height)], dtype=FACTS)
+        found = measure(decoded.pixels, format=decoded.format, jpeg_quality=jpeg_quality(decoded.content))
         look = _Look(
-            facts=facts,
-            traits=measure(decoded.pixels, format=decoded.format, jpeg_quality=jpeg_quality(decoded.content)),
-            print=describe(decoded.pixels),
+            facts=identity,
+            traits=pack_traits([found]),
+            print=pack_prints([describe(decoded.pixels)]),
             taken=taken,
             camera=camera,
         )
         if cutting is None:
             return look
-        found = cut(decoded.pixels, cutting, "cell" if candidates[place].holds == "crops" else None)
-        return replace(look, unit=found.unit, crops=tuple(_keep(found, facts, folder, place)))
+        cells = cut(decoded.pixels, cutting, "cell" if candidates[place].holds == "crops" else None)
+        return replace(look, unit=cells.unit, crops=tuple(_keep(cells, facts, folder, place)))
 
     outcomes = decode_each(
-        [c.path for c in candidates], look, workers=settings.workers, max_megapixels=settings.max_megapixels
+        (c.path for c in candidates), look, workers=settings.workers, max_megapixels=settings.max_megapixels
     )
+    usable: list[Candidate] = []
+    taken: list[str | None] = []
+    cameras: list[str] = []
+    units: list[InputUnit] = []
+    crops: list[tuple[_Crop, ...]] = []
+    bad: list[tuple[Candidate, Unusable]] = []
+    known_cameras: dict[str, str] = {}
+    files = {
+        "facts": RecordWriter(scratch / "facts", FACTS),
+        "traits": RecordWriter(scratch / "traits", TRAITS_RECORD),
+        "prints": RecordWriter(folder / PRINTS, PRINT_RECORD, {"version": PRINT_VERSION}),
+    }
+    for writer in files.values():
+        stack.enter_context(writer)
     watched = track(zip(candidates, outcomes, strict=True), total=len(candidates), label="opening images")
     for candidate, outcome in watched:
         if isinstance(outcome, Unusable):
             bad.append((candidate, outcome))
-        else:
-            opened.append((candidate, outcome))
-    if bad and not (settings.skip_bad and opened):
+            continue
+        usable.append(candidate)
+        for name, writer in files.items():
+            writer.add({"facts": outcome.facts, "traits": outcome.traits, "prints": outcome.print}[name])
+        taken.append(outcome.taken)
+        cameras.append(known_cameras.setdefault(outcome.camera, outcome.camera))
+        if cutting is not None:
+            units.append(outcome.unit)
+            crops.append(outcome.crops)
+    if bad and not (settings.skip_bad and usable):
         for candidate, why in bad[:_SHOWN]:
             note(f"unusable: {candidate.path}: {why.reason}")
         if len(bad) > _SHOWN:
@@ -346,8 +390,13 @@ def _open_all(
         first = f"{bad[0][0].path}: {bad[0][1].reason}"
         told = first if len(bad) == 1 else f"the first is {first}"
         cause = f"{bad[0][1].hint}. " if len({why.hint for _, why in bad}) == 1 else ""
-        way_out = "Mend or remove them, or leave them out with --skip-bad" if opened else "Not one image is left"
+        way_out = "Mend or remove them, or leave them out with --skip-bad" if usable else "Not one image is left"
         raise DataError(f"{len(bad)} of {len(candidates)} images cannot be used: {told}", cause + way_out)
+    read = {}
+    for name, writer in files.items():
+        writer.close()
+        read[name] = stack.enter_context(RecordFile(writer.path, writer.dtype))
+    opened = _Opened(candidates=usable, taken=taken, cameras=cameras, units=units, crops=crops, **read)
     return opened, [(candidate.path, why.reason) for candidate, why in bad]
 
 
@@ -360,7 +409,7 @@ def _keep(found: Cut, facts: ImageFacts, folder: Path, place: int) -> Iterator[_
     if found.cells:
         inside.mkdir(parents=True, exist_ok=True)
     for number, each in enumerate(found.cells):
-        content = png_bytes(each.pixels)
+        content = png_bytes(each.seen)
         file = inside / f"{place:07d}-{number:04d}.png"
         file.write_bytes(content)
         yield _Crop(
@@ -378,12 +427,32 @@ def _spot(each: CutCell) -> Spot | None:
     return Spot(x=each.cell.x, y=each.cell.y, radius=math.sqrt(each.cell.nucleus_area_px / math.pi))
 
 
-def _rows(
-    candidates: Sequence[Candidate], copies: Iterable[Sequence[int]] = (), kinds: Sequence[str] | None = None
-) -> list[tuple[str, str]]:
-    """Give group and class of each candidate, the groups of copies joined; `kinds` go before their own classes."""
-    groups = join_groups(name_groups([(c.source, c.relative, c.group) for c in candidates]), copies)
-    return list(zip(groups, kinds or [candidate.label for candidate in candidates], strict=True))
+def _told_rows(candidates: Sequence[Candidate]) -> list[tuple[str, str]]:
+    """Give group and class of each candidate, as far as they are known before it is opened."""
+    groups = name_groups([(c.source, c.relative, c.group) for c in candidates])
+    return list(zip(groups, [candidate.label for candidate in candidates], strict=True))
+
+
+def _photographs(opened: _Opened, ties: _Ties, splits: Sequence[str], folds: Sequence[int | None]) -> list[Sample]:
+    """Make the row of each image."""
+    members = Counter(bundle for bundle, _ in set(zip(ties.bundles, ties.groups, strict=True))) if ties.joined else {}
+    return [
+        Sample(
+            path=candidate.path,
+            label=candidate.label,
+            group=group,
+            split=split,
+            fold=fold,
+            source=candidate.source,
+            sha256=sha256,
+            width=width,
+            height=height,
+            bundle=bundle if members.get(bundle, 1) > 1 else "",
+        )
+        for candidate, (width, height, sha256), group, bundle, split, fold in zip(
+            opened.candidates, opened.sizes(), ties.groups, ties.bundles, splits, folds, strict=True
+        )
+    ]
 
 
 # --------------------------------------------------------------------------------------------- copies and groups
@@ -397,25 +466,57 @@ class _Near:
     sets: tuple[tuple[int, ...], ...]
 
 
-def _near(opened: Sequence[tuple[Candidate, _Look]], copies: Sequence[Sequence[int]], note: Note) -> _Near:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ties:
+    """What keeps images together: the group of each, and the bundle of groups that it is dealt with.
+
+    `copies` are rows that hold one picture; `joined` the sets of near copies whose groups are dealt as one.
+    """
+
+    groups: Sequence[str]
+    bundles: Sequence[str]
+    groups_source: GroupsSource
+    copies: Sequence[tuple[int, ...]]
+    near: _Near
+    joined: Sequence[tuple[int, ...]]
+
+
+def _ties(opened: _Opened, gathered: Gathered, settings: PrepareSettings, scratch: Path, note: Note) -> _Ties:
+    """Join the groups of exact copies, propose groups where nobody knows any, and tie groups that share near copies."""
+    candidates = opened.candidates
+    digests = [digest for part in in_parts(opened.facts) for digest in part["pixels"].tolist()]
+    groups, copies = join_copies([(c.source, c.relative, c.group) for c in candidates], digests)
+    del digests
+    _check_copies(candidates, copies)
+    near = _near(opened, copies, scratch, note)
+    split_given = settings.folds is None and all(candidate.split for candidate in candidates)
+    # Splits that labels name stay as they are; what they part is said.
+    joined = () if split_given or settings.near_copies == "warn" else near.sets
+    groups_source = gathered.groups_source
+    if groups_source == "none":
+        proposed: Sequence[tuple[int, ...]] = ()
+        if settings.group_by != "none" and not split_given:
+            proposed = capture_bursts(opened.taken, opened.cameras)
+        if settings.group_by != "none" and (joined or proposed):
+            groups_source = "proposed"
+        groups = join_groups(groups, (*joined, *proposed))
+    return _Ties(
+        groups=groups,
+        bundles=join_groups(groups, joined) if joined else groups,
+        groups_source=groups_source,
+        copies=copies,
+        near=near,
+        joined=joined,
+    )
+
+
+def _near(opened: _Opened, copies: Sequence[Sequence[int]], scratch: Path, note: Note) -> _Near:
     """Find near copies; of exact copies the first stands for all."""
     same = {row for rows in copies for row in rows[1:]}
-    rows = [row for row in range(len(opened)) if row not in same]
-    note(f"comparing {counted(len(rows), 'image')} for near copies")
-    found = [
-        replace(pair, first=rows[pair.first], second=rows[pair.second])
-        for pair in find_near([opened[row][1].print for row in rows])
-    ]
-    return _Near(pairs=tuple(found), sets=tuple(clusters(found, len(opened))))
-
-
-def _proposals(
-    opened: Sequence[tuple[Candidate, _Look]], gathered: Gathered, settings: PrepareSettings
-) -> list[tuple[int, ...]]:
-    """Give sets of photographs that were taken in one go, where nobody knows the groups."""
-    if gathered.groups_source != "none" or settings.group_by == "none":
-        return []
-    return capture_bursts([look.taken for _, look in opened], [look.camera for _, look in opened])
+    count = len(opened.candidates)
+    note(f"comparing {counted(count - len(same), 'image')} for near copies")
+    found = find_near(opened.prints, skip=same, scratch=scratch)
+    return _Near(pairs=tuple(found), sets=tuple(clusters(found, count)))
 
 
 SHEET_GROUPS, SHEET_IMAGES, SHEET_PX = 12, 6, 320
@@ -452,28 +553,31 @@ def _audit(
     manifest: Manifest,
     photographs: Sequence[Sample],
     kinds: Sequence[str],
-    looks: Sequence[_Look],
-    copies: Sequence[Sequence[int]],
-    near: _Near,
+    opened: _Opened,
+    ties: _Ties,
     settings: PrepareSettings,
     note: Note,
 ) -> dict[str, Any]:
     """Audit the images of which a class is known, and write audit.json and audit.html."""
     note("auditing the data: copies, confounding, and whether more than cells tells the class")
     known = [row for row, kind in enumerate(kinds) if kind]
-    place = {row: i for i, row in enumerate(known)}
-    photographs = [photographs[row] for row in known]
-    copies = [[place[row] for row in rows if row in place] for rows in copies]
-    pairs = [(place[p.first], place[p.second], p.kind) for p in near.pairs if p.first in place and p.second in place]
+    copies: list[list[int]] = [list(rows) for rows in ties.copies]
+    pairs: list[tuple[int, int, str]] = [(pair.first, pair.second, pair.kind) for pair in ties.near.pairs]
+    if len(known) < len(kinds):
+        place = {row: i for i, row in enumerate(known)}
+        photographs = [photographs[row] for row in known]
+        kinds = [kinds[row] for row in known]
+        copies = [[place[row] for row in rows if row in place] for rows in copies]
+        pairs = [(place[a], place[b], kind) for a, b, kind in pairs if a in place and b in place]
     folds = [photograph.fold for photograph in photographs]
     document = audit_document(
         AuditImages(
             classes=manifest.task.classes,
             paths=[photograph.path for photograph in photographs],
-            labels=[kinds[row] for row in known],
+            labels=kinds,
             groups=[photograph.group for photograph in photographs],
             sources=[photograph.source for photograph in photographs],
-            traits=[looks[row].traits for row in known],
+            traits=StoredTraits(opened.traits, np.array(known, dtype=np.int64)),
             groups_source=manifest.groups_source,
             folds=[fold for fold in folds if fold is not None] if manifest.folds is not None else None,
             copies=[rows for rows in copies if len(rows) > 1],
@@ -502,14 +606,33 @@ def _check_unmarked(task: Task, settings: PrepareSettings) -> None:
         )
 
 
-def _cell_labels(candidate: Candidate, look: _Look, task: Task, settings: PrepareSettings) -> list[tuple[str, How]]:
+def _labelled(opened: _Opened, task: Task, settings: PrepareSettings) -> list[Sequence[tuple[str, How]]]:
+    """Give the class of each cell of each photograph, and how it is known; where no cells are cut, none."""
+    if not opened.units:
+        return [()] * len(opened.candidates)
+    return [
+        _cell_labels(candidate, unit, crops, (width, height), task, settings)
+        for candidate, unit, crops, (width, height, _) in zip(
+            opened.candidates, opened.units, opened.crops, opened.sizes(), strict=True
+        )
+    ]
+
+
+def _cell_labels(
+    candidate: Candidate,
+    unit: InputUnit,
+    crops: Sequence[_Crop],
+    size_px: tuple[int, int],
+    task: Task,
+    settings: PrepareSettings,
+) -> list[tuple[str, How]]:
     """Give the class of each cell of a photograph, and how it is known."""
-    if look.unit == "cell":
-        return [(candidate.label, "one cell")] * len(look.crops)
+    if unit == "cell":
+        return [(candidate.label, "one cell")] * len(crops)
     return label_cells(
-        [crop.spot for crop in look.crops if crop.spot is not None],
+        [crop.spot for crop in crops if crop.spot is not None],
         image_label=candidate.label,
-        marks=None if candidate.marks is None else in_pixels(candidate.marks, look.facts.width, look.facts.height),
+        marks=None if candidate.marks is None else in_pixels(candidate.marks, *size_px),
         healthy=healthy_class(task),
         unmarked=settings.unmarked,
     )
@@ -521,7 +644,15 @@ def _kind(candidate: Candidate, labels: Sequence[tuple[str, How]], task: Task) -
     return candidate.label or (known.most_common(1)[0][0] if known else "")
 
 
-def _cells(photograph: Sample, look: _Look, labels: Sequence[tuple[str, How]], manifest_folder: Path) -> list[Sample]:
+def _cells(
+    photographs: Sequence[Sample],
+    opened: _Opened,
+    labelled: Sequence[Sequence[tuple[str, How]]],
+    manifest_folder: Path,
+) -> list[Sample]:
+    """Make the row of each cell; where no cells are cut, none."""
+    if not opened.units:
+        return []
     return [
         replace(
             photograph,
@@ -535,17 +666,14 @@ def _cells(photograph: Sample, look: _Look, labels: Sequence[tuple[str, How]], m
             x=None if crop.spot is None else round(crop.spot.x, 1),
             y=None if crop.spot is None else round(crop.spot.y, 1),
         )
-        for crop, (label, _) in zip(look.crops, labels, strict=True)
+        for photograph, crops, labels in zip(photographs, opened.crops, labelled, strict=True)
+        for crop, (label, _) in zip(crops, labels, strict=True)
     ]
-
-
-def _rows_of_samples(samples: Sequence[Sample]) -> list[tuple[str, str]]:
-    return [(sample.group, sample.label) for sample in samples]
 
 
 def _check_trainable(samples: Sequence[Sample]) -> None:
     """Raise DataError where the split train has no sample of a class, which cells alone can bring about."""
-    lacking = missing_classes(_rows_of_samples(samples), [sample.split for sample in samples])
+    lacking = missing_classes([("", sample.label) for sample in samples], [sample.split for sample in samples])
     if "train" in lacking:
         raise DataError(
             f"the split train has no cell of class {', '.join(lacking['train'])}",
@@ -554,9 +682,7 @@ def _check_trainable(samples: Sequence[Sample]) -> None:
 
 
 def _cell_warnings(
-    settings: PrepareSettings,
-    opened: Sequence[tuple[Candidate, _Look]],
-    labelled: Sequence[Sequence[tuple[str, How]]],
+    settings: PrepareSettings, opened: _Opened, labelled: Sequence[Sequence[tuple[str, How]]]
 ) -> list[str]:
     """Say how cells came by their class, which have none and why, and which marks no cell was found for."""
     if settings.unit != "cell":
@@ -577,15 +703,15 @@ def _cell_warnings(
         )
     marks = sum(
         sum(bool(mark.label) for mark in candidate.marks or ())
-        for (candidate, look), labels in zip(opened, labelled, strict=True)
-        if look.unit == "field" and not any(how == "healthy image" for _, how in labels)
+        for candidate, unit, labels in zip(opened.candidates, opened.units, labelled, strict=True)
+        if unit == "field" and not any(how == "healthy image" for _, how in labels)
     )
     missed = marks - told["marked", True]
     if missed:
         warnings.append(f"no cell was found at {missed} of {counted(marks, 'mark')}: they are not used")
-    empty = sum(look.unit == "field" and not look.crops for _, look in opened)
+    empty = sum(unit == "field" and not crops for unit, crops in zip(opened.units, opened.crops, strict=True))
     if empty:
-        warnings.append(f"no white cell was found in {empty} of {counted(len(opened), 'photograph')}")
+        warnings.append(f"no white cell was found in {empty} of {counted(len(opened.candidates), 'photograph')}")
     return warnings
 
 
@@ -667,7 +793,7 @@ def _deal(
     return [""] * len(rows), list(dealt), "grouped", warnings
 
 
-def _parted(parts: Sequence[str], near: _Near) -> list[str]:
+def _parted(parts: Sequence[str] | Sequence[int | None], near: _Near) -> list[str]:
     """Warn of near copies that lie in different parts, because the labels named them or because that was asked for."""
     apart = sum(parts[pair.first] != parts[pair.second] for pair in near.pairs)
     if not apart:
@@ -707,22 +833,12 @@ def _skip_warnings(skipped: Sequence[tuple[str, str]]) -> list[str]:
     return [f"{counted(len(skipped), 'image')} left out as unusable, the first: {skipped[0][0]}: {skipped[0][1]}"]
 
 
-def _group_warnings(
-    task: Task,
-    groups_source: GroupsSource,
-    rows: Sequence[tuple[str, str]],
-    copies: Sequence[Sequence[int]],
-    near: _Near,
-    tied: int,
-) -> list[str]:
-    warnings = []
-    if copies:
-        more = sum(len(same) - 1 for same in copies)
-        warnings.append(
-            f"{counted(more, 'exact copy', 'exact copies')} of other images: each lies in the group of its original"
-        )
-    if near.pairs:
-        count = len({row for pair in near.pairs for row in (pair.first, pair.second)})
+def _group_warnings(task: Task, samples: Sequence[Sample], ties: _Ties) -> list[str]:
+    warnings = copies_said(ties.copies)
+    if ties.near.pairs:
+        count = len({row for pair in ties.near.pairs for row in (pair.first, pair.second)})
+        held = Counter(bundle for bundle, _ in set(zip(ties.bundles, ties.groups, strict=True)))
+        tied = sum(n for n in held.values() if n > 1)
         warnings.append(
             f"{counted(count, 'image')} nearly the same as another (a crop, turned, brightened or saved again, or two "
             "photographs of one place)"
@@ -733,11 +849,11 @@ def _group_warnings(
                 else ""
             )
         )
-    if groups_source == "none":
+    if ties.groups_source == "none":
         warnings.append(NO_GROUPS)
-    if groups_source == "proposed":
+    if ties.groups_source == "proposed":
         warnings.append(PROPOSED_GROUPS)
-    groups = Counter(label for _, label in set(rows))
+    groups = Counter(label for _, label in {(sample.group, sample.label) for sample in samples})
     return warnings + few_groups({kind: groups[kind] for kind in task.classes})
 
 

@@ -12,11 +12,10 @@ from typing import Literal
 from leukemia_cli.domain import Manifest, Note, Remedies, Track, silent, unheard
 from leukemia_cli.errors import DataError, LeukError, UsageError, WorkspaceError
 from leukemia_cli.learning.machine import Machine, choose_machine
-from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of, with_remedies
+from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of, settled, with_remedies
 from leukemia_cli.learning.runs import CHECKPOINT_FOLDER, FinishedRun, finish_run
 from leukemia_cli.learning.training import Recipe, Trainer, within
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
-from leukemia_cli.vision.remedies import targeted
 from leukemia_cli.workspace import (
     SCHEMA_VERSION,
     RunFolder,
@@ -37,7 +36,8 @@ def folds_of(manifest: Manifest, fold: int | Literal["all"] | None) -> tuple[int
             )
         if not manifest.part("train"):
             raise DataError(
-                "the manifest has no training images", "Prepare again with a smaller --val, --calib or --test"
+                f"the manifest has no training {manifest.unit}s",
+                "Prepare again with a smaller --val, --calib or --test",
             )
         return (None,)
     if fold is None or fold == "all":
@@ -62,7 +62,8 @@ def train(
     machine = choose_machine(settings.device, settings.workers)
     if settings.weights not in ("auto", "none"):
         settings = replace(settings, weights=str(Path(settings.weights).absolute()))
-    settings = replace(settings, remedies=targeted(settings.remedies))
+    remedies = settled(settings.remedies, settings.background, manifest.unit)
+    settings = replace(settings, remedies=remedies, background=remedies.background)
     loaded = _load(settings, note)
     recipe = within(recipe, loaded.spec.feature_width, note)
     note(f"device: {machine.description}")

@@ -54,7 +54,7 @@ class Finder:
     The default was chosen on blocks A1 and H1 of ALL-IDB1, the even-numbered files of BCCD and drawn smears, by eye on others.
     """
 
-    version: int = 2
+    version: int = 3
     look_side_px: int = 650
     most_look_shrink: int = 4
     least_look_diameter_px: float = 12.0
@@ -76,21 +76,33 @@ class Finder:
     split_least_area: float = 1.0
     split_depth: float = 0.08
     split_ratio_from: float = 0.6
+    seam_width: float = 0.15
+    seam_depth: float = 0.2
     lobe_most_area: float = 1.0
     lobe_reach: float = 2.2
     part_most_area: float = 1.2
     part_reach: float = 1.9
     lobe_gap: float = 0.2
     bridged_gap: float = 0.6
+    one_cell_reach: float = 2.4
+    one_cell_filled: float = 0.8
     least_bridge: float = 0.2
     least_nucleus: float = 0.33
     least_nucleus_at_border: float = 0.33
     least_lobed: float = 2.4
     hue_quantile: float = 0.75
     least_for_hue: int = 3
-    least_hue: float = 0.8
-    hue_spreads: float = 2.0
+    least_blue: float = 0.75
+    most_blue: float = 0.8
+    blue_spreads: float = 1.0
+    cytoplasm_weight: float = 0.4
+    cytoplasm_from: float = 0.06
+    cytoplasm_to: float = 0.15
+    cytoplasm_blue: float = 1.4
+    least_blue_density: float = 0.05
     most_irregular: float = 1.35
+    most_uneven_disc: float = 1.2
+    least_clothed: float = 0.2
     most_lobe_radius: float = 0.35
     cytoplasm_threshold: float = 0.18
     cytoplasm_reach: float = 0.5
@@ -292,13 +304,13 @@ def _label_nuclei(score: Plane, density: Plane, diameter: float, finder: Finder)
             continue
         inside = pieces[window] == piece
         parts = (
-            _split(inside, diameter, finder)
+            _split(inside, score[window], diameter, finder)
             if area[piece] >= finder.split_least_area * red_area
             else inside.astype(np.int32)
         )
         fragments[window][inside] = parts[inside] + number
         number += int(parts.max())
-    joined = _join_lobes(fragments, number, density, diameter, finder)
+    joined = _join_lobes(fragments, number, score, density, diameter, finder)
     cut = np.zeros(number + 1, np.bool_)
     cut[np.unique(np.concatenate([joined[0], joined[-1], joined[:, 0], joined[:, -1]]))] = True
     area = np.bincount(joined.ravel(), minlength=number + 1)
@@ -317,8 +329,8 @@ def _with_small_holes_filled(mask: Mask, most_area: float) -> Mask:
     return filled
 
 
-def _split(inside: Mask, diameter: float, finder: Finder) -> Labels:
-    """Number the touching nuclei of one piece (h, w) from 1: one for each clear summit of the distance to the outside."""
+def _split(inside: Mask, score: Plane, diameter: float, finder: Finder) -> Labels:
+    """Number the touching nuclei of one piece (h, w) from 1: one for each clear summit of the distance to outside and seams."""
     from scipy import ndimage
     from skimage.morphology import h_maxima
     from skimage.segmentation import watershed
@@ -327,6 +339,7 @@ def _split(inside: Mask, diameter: float, finder: Finder) -> Labels:
     distance = ndimage.distance_transform_edt(padded)
     if np.count_nonzero(inside) <= finder.most_irregular * math.pi * float(distance.max()) ** 2:
         return inside.astype(np.int32)
+    distance = ndimage.distance_transform_edt(padded & ~np.pad(_seams(inside, score, diameter, finder), 1))
     depth = ndimage.gaussian_filter(distance, 1.0) * padded
     # A neck is judged by what it lacks to the nucleus's width, and in large nuclei by the ratio of the two.
     usual = finder.split_ratio_from * diameter
@@ -340,46 +353,67 @@ def _split(inside: Mask, diameter: float, finder: Finder) -> Labels:
     return numbered
 
 
-def _join_lobes(fragments: Labels, count: int, density: Plane, diameter: float, finder: Finder) -> Labels:
-    """Give one number to fragments that are too small for nuclei, nearest first, while what is joined is no wider than a cell."""
+def _seams(inside: Mask, score: Plane, diameter: float, finder: Finder) -> Mask:
+    """Give the narrow pale lines (h, w) that run into one piece from its outside; pale spots within a nucleus are none."""
     from scipy import ndimage
 
+    side = 2 * round(finder.seam_width * diameter) + 1
+    paler = ndimage.grey_closing(score, size=(side, side)) - score > finder.seam_depth
+    labels, count = ndimage.label(paler & inside, structure=np.ones((3, 3)))
+    outside = ndimage.binary_dilation(np.pad(~inside, 1, constant_values=True), np.ones((3, 3)))[1:-1, 1:-1]
+    from_outside = np.zeros(count + 1, np.bool_)
+    from_outside[np.unique(labels[outside])] = True
+    from_outside[0] = False
+    seams: Mask = from_outside[labels]
+    return seams
+
+
+def _join_lobes(fragments: Labels, count: int, score: Plane, density: Plane, diameter: float, finder: Finder) -> Labels:
+    """Give one number to fragments of one cell, nearest first.
+
+    Fragments too small for nuclei are joined while what is joined is no wider than a cell, any while together they fill one.
+    """
+    from scipy import ndimage
+    from scipy.spatial import KDTree
+
+    if count < 2:
+        return fragments
     red_area = math.pi / 4 * diameter**2
     radius, area = _shapes(fragments)
     # A nucleus that is itself lobed is no round cell that lies beside another: what touches it may be one more lobe.
     lobed = area >= finder.least_lobed * math.pi * radius**2
-    small = np.flatnonzero((area < finder.part_most_area * red_area) | lobed)
-    if small.size < 2:
-        return fragments
+    small = (area < finder.part_most_area * red_area) | lobed
+    reach = diameter * np.where(lobed | (area < finder.lobe_most_area * red_area), finder.lobe_reach, finder.part_reach)
     least_bridge = finder.least_bridge * float(density[fragments > 0].mean())
-    windows = ndimage.find_objects(fragments)
-    rims = {int(one): _rim_points(fragments[windows[one]] == one + 1, windows[one]) for one in small}
-    centres = {one: points.mean(axis=0) for one, points in rims.items()}
-    reach = {
-        one: diameter
-        * (finder.lobe_reach if lobed[one] or area[one] < finder.lobe_most_area * red_area else finder.part_reach)
-        for one in rims
-    }
+    rims = [
+        _rim_points(fragments[window] == number, window)
+        for number, window in enumerate(ndimage.find_objects(fragments, max_label=count), start=1)
+    ]
+    centres = np.array([points.mean(axis=0) for points in rims])
+    widest = diameter * max(finder.lobe_reach, finder.part_reach, finder.one_cell_reach)
     near = [
         (*_gap(rims[one], rims[other], density), one, other)
-        for one in rims
-        for other in rims
-        if one < other and math.dist(centres[one], centres[other]) < min(reach[one], reach[other])
+        for one, other in sorted(KDTree(centres).query_pairs(widest))
     ]
-    group = {one: one for one in rims}
+    group = list(range(count))
     for gap, bridge, one, other in sorted(near):
         first, second = sorted((group[one], group[other]))
         # Between lobes farther apart there must be stained cytoplasm, not ground.
         most = finder.lobe_gap if bridge < least_bridge else finder.bridged_gap
         if first == second or gap > most * diameter:
             continue
-        members = [member for member, root in group.items() if root in (first, second)]
-        if _extent(np.concatenate([rims[member] for member in members])) <= min(reach[member] for member in members):
-            group = {member: first if root == second else root for member, root in group.items()}
-    table = np.arange(count + 1, dtype=np.int32)
-    for member, root in group.items():
-        table[member + 1] = root + 1
-    joined: Labels = table[fragments]
+        members = [member for member, root in enumerate(group) if root in (first, second)]
+        points = np.concatenate([rims[member] for member in members])
+        if float(np.ptp(points, axis=0).max()) > widest:
+            continue
+        extent, middle = _extent(points)
+        lobes = bool(small[members].all()) and extent <= float(reach[members].min())
+        if lobes or (
+            extent <= finder.one_cell_reach * diameter
+            and _filled_share(score, middle, extent / 2, finder.cytoplasm_threshold) >= finder.one_cell_filled
+        ):
+            group = [first if root == second else root for root in group]
+    joined: Labels = np.array([0, *(root + 1 for root in group)], np.int32)[fragments]
     return joined
 
 
@@ -403,15 +437,29 @@ def _gap(one: NDArray[np.float64], other: NDArray[np.float64], density: Plane) -
     return float(away[i, j]), float(density[rows, columns].min())
 
 
-def _extent(points: NDArray[np.float64]) -> float:
-    return float(np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1)).max())
+def _extent(points: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    """Give the greatest distance between two of the points (N, 2), and the middle between these two."""
+    away = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
+    i, j = np.unravel_index(int(np.argmax(away)), away.shape)
+    return float(away[i, j]), (points[i] + points[j]) / 2
+
+
+def _filled_share(score: Plane, middle: NDArray[np.float64], radius: float, threshold: float) -> float:
+    """Give the share of a disc, as far as it lies in the image, whose nuclear stain exceeds a threshold, as cytoplasm's does."""
+    row, column = middle.tolist()
+    top, left = max(math.floor(row - radius), 0), max(math.floor(column - radius), 0)
+    part = score[top : math.ceil(row + radius) + 1, left : math.ceil(column + radius) + 1]
+    y, x = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
+    disc = (y - row) ** 2 + (x - column) ** 2 <= radius**2
+    return float((part[disc] > threshold).mean())
 
 
 def _without_ruptured(nuclei: Labels, planes: Plane, diameter: float, finder: Finder) -> Labels:
-    """Leave out broad nuclei of irregular shape that are redder than the image's round ones: spilt chromatin takes more eosin.
+    """Leave out broad nuclei of irregular shape that are redder than the image's round ones and lie bare of cytoplasm.
 
-    Redness is judged by the difference of red and blue density over green, so that pale and dark nuclei compare. Round nuclei
-    are whole and say how much hue varies in this image; where too few are seen, and for slender lobes, nothing is left out.
+    Spilt chromatin takes more eosin, and a burst cell has lost its cytoplasm. Redness is judged by the difference of red and blue
+    density over green, so that pale and dark nuclei compare. Round nuclei are whole and say how much these vary in this
+    image; where too few are seen, and for slender lobes, nothing is left out.
     """
     count = int(nuclei.max())
     if count <= finder.least_for_hue:
@@ -423,11 +471,49 @@ def _without_ruptured(nuclei: Labels, planes: Plane, diameter: float, finder: Fi
     inside = nuclei > 0
     red, green, blue = (np.bincount(nuclei[inside], weights=plane[inside], minlength=count + 1)[1:] for plane in planes)
     hue = (red - blue) / np.maximum(green, 1e-6)
-    usual = float(np.quantile(hue[round_], finder.hue_quantile))
-    spread = _MAD_TO_DEVIATION * float(np.median(np.abs(hue[round_] - np.median(hue[round_]))))
-    least = usual - max((1.0 - finder.least_hue) * abs(usual), finder.hue_spreads * spread)
+    cytoplasm = _cytoplasm_shares(nuclei, planes, red / np.maximum(green, 1e-6), diameter, finder)
+    sound = round_ & (cytoplasm >= finder.least_clothed)
+    if np.count_nonzero(sound) < finder.least_for_hue:
+        sound = round_
+    usual = float(np.quantile(hue[sound], finder.hue_quantile))
+    if usual <= 0:
+        return nuclei
+    whole = hue / usual + finder.cytoplasm_weight * cytoplasm
+    middle = float(np.median(whole[sound]))
+    spread = _MAD_TO_DEVIATION * float(np.median(np.abs(whole[sound] - middle)))
+    low, high = finder.least_blue * middle, min(finder.most_blue * middle, middle - finder.blue_spreads * spread)
+    least = _middle_of_widest_gap(whole, low, max(low, high))
     broad = radius >= finder.most_lobe_radius * diameter
-    return _kept(nuclei, np.concatenate([[False], (hue >= least) | round_ | ~broad]))
+    disc = area <= finder.most_uneven_disc * math.pi * radius**2
+    return _kept(nuclei, np.concatenate([[False], (whole >= least) | disc | ~broad]))
+
+
+def _middle_of_widest_gap(values: NDArray[np.float64], low: float, high: float) -> float:
+    """Give the middle of the widest stretch between low and high in which none of the values (N,) lies."""
+    steps = np.concatenate([[low], np.sort(values[(values > low) & (values < high)]), [high]])
+    widest = int(np.argmax(np.diff(steps)))
+    return float(steps[widest] + steps[widest + 1]) / 2
+
+
+def _cytoplasm_shares(
+    nuclei: Labels, planes: Plane, nuclear_ratio: NDArray[np.float64], diameter: float, finder: Finder
+) -> NDArray[np.float64]:
+    """Give the share of the ring around each nucleus that is bluer than that nucleus (N,); 0 where no ring is seen.
+
+    Bluer by the ratio of red to green density, `nuclear_ratio` (N,) being the nuclei's: cytoplasm takes the azure dye alone,
+    red cells take none, and what runs out of a nucleus has its colour.
+    """
+    from scipy import ndimage
+
+    count = int(nuclei.max())
+    distance, nearest = ndimage.distance_transform_edt(nuclei == 0, return_indices=True)
+    ring = (distance > finder.cytoplasm_from * diameter) & (distance <= finder.cytoplasm_to * diameter)
+    owner = nuclei[nearest[0][ring], nearest[1][ring]]
+    red, green = (_smoothed(planes[channel], finder.smoothing * diameter)[ring] for channel in (0, 1))
+    bluer = (red > finder.least_blue_density) & (red > finder.cytoplasm_blue * nuclear_ratio[owner - 1] * green)
+    seen = np.bincount(owner, minlength=count + 1)[1:]
+    shares: NDArray[np.float64] = np.bincount(owner, weights=bluer, minlength=count + 1)[1:] / np.maximum(seen, 1)
+    return shares
 
 
 def _shapes(labels: Labels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

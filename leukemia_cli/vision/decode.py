@@ -8,7 +8,7 @@ Requirements met here:
 
 How pixels become 8-bit RGB: EXIF orientation is applied; 16-bit greyscale is scaled by its full range (value / 257),
 16-bit colour keeps its upper byte (as Pillow reads it); what is transparent lies over white, as a smear's ground is;
-colour profiles are not applied.
+colour profiles are not applied. Only for the crops of cells that leuk makes is the transparency itself of use (`alpha`).
 """
 
 from __future__ import annotations
@@ -85,9 +85,16 @@ class ImageFacts:
 
 
 def decode(
-    path_or_bytes: str | Path | bytes, *, max_megapixels: float = MAX_MEGAPIXELS, least_side_px: int = LEAST_SIDE_PX
+    path_or_bytes: str | Path | bytes,
+    *,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    least_side_px: int = LEAST_SIDE_PX,
+    alpha: bool = False,
 ) -> Decoded:
-    """Decode one still image whole; raises BadImage, a DataError that names the file and the reason."""
+    """Decode one still image whole; raises BadImage, a DataError that names the file and the reason.
+
+    With `alpha` the pixels of an image that has transparency are (H, W, 4), and nothing is laid over white.
+    """
     if isinstance(path_or_bytes, bytes):
         name, content = "(bytes)", path_or_bytes
     else:
@@ -98,7 +105,7 @@ def decode(
     limit = _Limit(name=name, max_megapixels=max_megapixels, least_side_px=least_side_px)
     try:
         with _pillow_quiet():
-            pixels, kind, mode = _pixels(content, limit)
+            pixels, kind, mode = _pixels(content, limit, alpha)
     except BadImage:
         raise
     except MemoryError as error:
@@ -242,8 +249,8 @@ class _Limit:
             )
 
 
-def _pixels(content: bytes, limit: _Limit) -> tuple[Pixels, str, str]:
-    """Give upright RGB pixels (H, W, 3), the format and the stored mode."""
+def _pixels(content: bytes, limit: _Limit, alpha: bool) -> tuple[Pixels, str, str]:
+    """Give upright RGB pixels (H, W, 3), or (H, W, 4) with `alpha`, the format and the stored mode."""
     try:
         image = _open(content, limit.name)
     except Image.DecompressionBombError:  # Pillow's own limit; ours is checked on the next line
@@ -272,6 +279,8 @@ def _pixels(content: bytes, limit: _Limit) -> tuple[Pixels, str, str]:
             image.load()
         with contextlib.suppress(ValueError, SyntaxError, TypeError, KeyError, OSError, EOFError, struct.error):
             ImageOps.exif_transpose(image, in_place=True)  # what EXIF data say is void where they are damaged
+        if alpha and image.mode == "RGBA":
+            return np.array(image), kind, mode
         return _to_rgb(image, limit.name), kind, mode
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,6 +22,21 @@ THUMBNAIL_PX = 32
 MOST_BLOBS = 40
 COEFFICIENTS = 27
 """Of 8×8 cosine frequencies (v, u) those with 1 ≤ u + v ≤ 6, ordered by v, then u."""
+
+VERSION = "1"
+"""Of what a fingerprint is: those of another version are not compared."""
+
+RECORD = np.dtype(
+    [
+        ("thumbnail", "u1", (THUMBNAIL_PX, THUMBNAIL_PX)),
+        ("aspect", "<f4"),
+        ("count", "u1"),
+        ("places", "<f2", (MOST_BLOBS, 3)),
+        ("patches", "i1", (MOST_BLOBS, COEFFICIENTS)),
+        ("dark", "?", (MOST_BLOBS,)),
+    ]
+)
+"""A fingerprint of fixed size, as it is kept in files: `count` says how many of the blobs there are."""
 
 _SIDE_PX = 192
 _STEP_PX = 2
@@ -78,6 +94,16 @@ def describe(pixels: NDArray[np.uint8]) -> Fingerprint:
         patches=patches,
         dark=dark,
     )
+
+
+def packed(prints: Sequence[Fingerprint]) -> NDArray[np.void]:
+    """Give fingerprints as rows (N,) of `RECORD`; places are rounded to eleven bits."""
+    rows = np.zeros(len(prints), dtype=RECORD)
+    for row, one in zip(rows, prints, strict=True):
+        count = len(one.places)
+        row["thumbnail"], row["aspect"], row["count"] = one.thumbnail, one.aspect, count
+        row["places"][:count], row["patches"][:count], row["dark"][:count] = one.places, one.patches, one.dark
+    return rows
 
 
 def _thumbnail(small: Image.Image) -> NDArray[np.uint8]:

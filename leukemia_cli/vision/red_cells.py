@@ -89,8 +89,16 @@ def _usual_thickness(nuclear: Mask) -> float | None:
         return None
     area = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     depth = ndimage.distance_transform_edt(np.pad(whole, 1, constant_values=True))[1:-1, 1:-1]
-    inscribed = 2 * np.asarray(ndimage.maximum(depth, labels, np.arange(1, count + 1)))
+    inscribed = 2 * _greatest(depth, labels, count)[1:]
     return float(np.exp(np.average(np.log(inscribed), weights=area)))
+
+
+def _greatest(values: NDArray[np.float64], labels: NDArray[np.int32], count: int) -> NDArray[np.float64]:
+    """Give the greatest of the values (H, W), none below 0, under each label; 0 under label 0."""
+    greatest = np.zeros(count + 1)
+    inside = labels > 0
+    np.maximum.at(greatest, labels[inside], values[inside])
+    return greatest
 
 
 def _lobed_cell_px(nuclear: Mask) -> float:
@@ -115,8 +123,7 @@ def _with_round_holes_filled(stained: Mask) -> Mask:
     labels, count = ndimage.label(~stained)
     depth = ndimage.distance_transform_edt(~stained)
     area = np.bincount(labels.ravel(), minlength=count + 1)
-    inscribed = np.zeros(count + 1)
-    inscribed[1:] = ndimage.maximum(depth, labels, np.arange(1, count + 1)) if count else 0.0
+    inscribed = _greatest(depth, labels, count)
     # Three touching discs leave a gap of 2.1 times its inscribed circle's area.
     filled = (area <= 1.5 * np.pi * inscribed**2) | (area <= 4)
     filled[np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))] = False

@@ -1,12 +1,13 @@
 """From a decoded image and a run's remedies to what its views are cut from, in one order everywhere: marks, scale, colours.
 
 Marks are painted over first, on the whole image, since a part of one is not known for a mark. Then the scale is measured and the
-colours are fitted, each once an image; both are applied to every view that is cut from it.
+colours are fitted, each once an image; both are applied to every view that is cut from it. Where the background of a cell is
+masked, colours are shifted before, so that it has one colour in every image.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from PIL import Image
 from leukemia_cli.domain import Preprocessing, Remedies
 from leukemia_cli.vision.decode import fit_pixels
 from leukemia_cli.vision.marks import mask_marks
+from leukemia_cli.vision.masking import central_cell, level_ground, painted_over
+from leukemia_cli.vision.stain import ground_colour
 from leukemia_cli.vision.stains import TARGETS, StainShift, fit_stain
 
 Pixels = NDArray[np.uint8]
@@ -37,27 +40,31 @@ def targeted(remedies: Remedies) -> Remedies:
     """Fill in the numbers that colours are brought to, where a normalisation is asked for and they are not given."""
     if remedies.stain_target or remedies.stain_norm == "none":
         return remedies
-    return Remedies(
-        mask_marks=remedies.mask_marks,
-        stain_norm=remedies.stain_norm,
-        stain_target=TARGETS[remedies.stain_norm],
-        red_cell_px=remedies.red_cell_px,
-        tiles=remedies.tiles,
-    )
+    return replace(remedies, stain_target=TARGETS[remedies.stain_norm])
 
 
 def remedied(pixels: Pixels, remedies: Remedies) -> Remedied:
     """Do to RGB pixels (H, W, 3) what is done once an image; without remedies they come back as they are.
 
-    Raises ValueError for another shape or type where there is anything to do.
+    Of pixels (H, W, 4) the fourth channel says where the cell is: more than half of 255. Raises ValueError for another shape
+    or type where there is anything to do.
     """
+    inside = None
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        pixels, inside = np.ascontiguousarray(pixels[..., :3]), pixels[..., 3] > 127
     if remedies.mask_marks:
         pixels = mask_marks(pixels)
     scale = None
     if remedies.red_cell_px is not None:
         diameter = red_cell_diameter(pixels)
         scale = None if diameter is None else remedies.red_cell_px / diameter
+    if remedies.background == "mask" and inside is None:
+        pixels = level_ground(pixels, ground_colour(pixels))
+        inside = central_cell(pixels)
     stain = fit_stain(pixels, remedies.stain_norm, remedies.stain_target)
+    if remedies.background == "mask" and inside is not None:
+        pixels = painted_over(pixels if stain is None else stain.apply(pixels), inside)
+        stain = None
     return Remedied(pixels=pixels, stain=stain, scale=scale)
 
 

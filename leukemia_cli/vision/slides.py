@@ -5,23 +5,23 @@ Requirements met here:
   `decode`, whole. What lies in a region is the same whoever reads it.
 - Both libraries are extras: without them, one line says how to get them. Neither writes to the terminal.
 - A damaged or cut-off file is a BadImage when the damage is reached, not before: results of earlier tiles are void.
-- What cannot be read a few rows at a time (interlaced PNG, progressive JPEG) or as it was meant (turned by EXIF, CMYK, a
-  stack) is refused above the limit, never half-read or guessed at.
+- What cannot be read a few rows at a time (interlaced PNG, progressive JPEG) or as it was meant (turned by EXIF, other
+  colours than grey, RGB and palettes, a stack) is refused above the limit, never half-read or guessed at.
 
-Pixels become 8-bit RGB as in `decode`: 16-bit grey / 257, the upper byte of 16-bit colour, transparency over white.
+Pixels become 8-bit RGB as in `decode`: 16-bit grey / 257, the upper byte of 16-bit colour and of grey with opacity,
+transparency over white.
 """
 
 from __future__ import annotations
 
 import importlib
-import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import Field, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, NoReturn, Protocol, Self, TypeVar
+from typing import Any, NoReturn, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,13 +45,20 @@ SLIDE_SUFFIXES: Mapping[str, str] = {
 }
 """Ends of file names (in lower case) that mark a whole slide, and whose format it is; pyramidal TIFF is told by content."""
 
-_STRIP_ROWS = 256
+_STRIP_ROWS = 64
 """Rows decoded at a time; a multiple of every `_shrink`."""
 _PIECE_PX = 1_000_000
 _MOST_THUMBNAIL_PX = 4096
 _LEAST_UM, _MOST_UM = 0.02, 5.0
 """Sizes of a pixel that a microscope gives; what lies outside is a printer's resolution or a default."""
 _MOST_PAGES = 64
+_PHOTOMETRIC, _COMPRESSION, _YCBCR, _JPEG = 262, 259, 6, 7
+"""Two tags of TIFF and a value of each. Source: TIFF 6.0, section 21; TIFF Technical Note 2."""
+_PLAIN_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "La", "RGBa"})
+_GREY_16 = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
+_READ_IN_ROWS = _PLAIN_MODES | _GREY_16
+_READ_BY_OPENSLIDE = _PLAIN_MODES | {"CMYK"}
+"""Pillow's modes that each library makes the same RGB of as Pillow does, to the last bit or two."""
 _EXTRA = "Install the extra: pip install 'leukemia-cli[slides]'"
 _COPY = "Copy it again from where it came, or leave it out"
 
@@ -87,35 +94,6 @@ class Slide(Protocol):
     ) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
-    """A region in px of the slide; a point on its left or upper edge is in it, one on its right or lower edge is not."""
-
-    left: int
-    top: int
-    width: int
-    height: int
-
-    def holds(self, x: float, y: float) -> bool:
-        """Say whether the point lies in it."""
-        return self.left <= x < self.left + self.width and self.top <= y < self.top + self.height
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Tile:
-    """A region with its pixels (height, width, 3); the cores of all tiles share out the slide, each point to one tile.
-
-    What is found in a tile belongs to it where its centre lies in `core` (slide px); else a neighbour finds it too.
-    """
-
-    left: int
-    top: int
-    width: int
-    height: int
-    core: Box
-    pixels: Pixels
-
-
 def needs_slide(path: str | Path, max_megapixels: float) -> bool:
     """Say by name and header alone whether `decode` would refuse the file and `open_slide` reads it in regions.
 
@@ -139,6 +117,8 @@ def open_slide(path: str | Path, *, max_megapixels: float, workers: int = 1) -> 
         return held(decode(name, max_megapixels=max_megapixels).pixels)
     header = _header(name)
     if _suffix(name) in SLIDE_SUFFIXES or (header is not None and header.pyramid):
+        if header is not None and header.mode not in _READ_BY_OPENSLIDE:
+            raise BadImage(name, f"its pixels are {_named(header.mode)}", "Save it as 8-bit RGB")
         return _Levels(name)
     assert header is not None
     _refuse_whole_only(name, header)
@@ -150,80 +130,14 @@ def held(pixels: Pixels) -> Slide:
     return _Held(pixels)
 
 
-def tiles(slide: Slide, *, side_px: int, overlap_px: int) -> Iterator[Tile]:
-    """Cut a slide into cores of at most `side_px` a side, all about equal, each read with `overlap_px` more all round.
-
-    They come row by row, from the top, as large images must be read. Raises ValueError for sides that are no lengths.
-    """
-    if side_px < 1 or overlap_px < 0:
-        raise ValueError(f"tiles of {side_px} px that overlap by {overlap_px} px cannot be cut")
-    columns, rows = _cuts(slide.width, side_px), _cuts(slide.height, side_px)
-    for (core_top, core_bottom), (core_left, core_right) in itertools.product(rows, columns):
-        left, top = max(0, core_left - overlap_px), max(0, core_top - overlap_px)
-        width = min(slide.width, core_right + overlap_px) - left
-        height = min(slide.height, core_bottom + overlap_px) - top
-        yield Tile(
-            left=left,
-            top=top,
-            width=width,
-            height=height,
-            core=Box(left=core_left, top=core_top, width=core_right - core_left, height=core_bottom - core_top),
-            pixels=slide.read(left, top, width, height),
-        )
-
-
-class Placed(Protocol):
-    """A frozen dataclass of something with a centre, a box and an outline, in px of the image that it was found in."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-    @property
-    def x(self) -> float: ...
-    @property
-    def y(self) -> float: ...
-    @property
-    def left(self) -> int: ...
-    @property
-    def top(self) -> int: ...
-    @property
-    def outline(self) -> tuple[tuple[float, float], ...]: ...
-
-
-FoundT = TypeVar("FoundT", bound=Placed)
-
-
-def own_finds(tile: Tile, found: Iterable[FoundT]) -> Iterator[FoundT]:
-    """Move what was found in a tile's pixels to px of the slide, leaving out what belongs to a neighbouring tile."""
-    for one in found:
-        if tile.core.holds(one.x + tile.left, one.y + tile.top):
-            yield replace(
-                one,
-                x=one.x + tile.left,
-                y=one.y + tile.top,
-                left=one.left + tile.left,
-                top=one.top + tile.top,
-                outline=tuple((x + tile.left, y + tile.top) for x, y in one.outline),
-            )
-
-
-def count_tiles(slide: Slide, *, side_px: int) -> int:
-    """Count what `tiles` yields."""
-    return len(_cuts(slide.width, side_px)) * len(_cuts(slide.height, side_px))
-
-
-def _cuts(length: int, side_px: int) -> list[tuple[int, int]]:
-    """Share out a length: no sliver is left at its end, where too little would be seen to judge it."""
-    count = -(-length // side_px)
-    edges = [length * place // count for place in range(count + 1)]
-    return list(itertools.pairwise(edges))
-
-
 # --------------------------------------------------------------------------------------------------------- headers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Header:
     kind: str
+    mode: str
+    """Pillow's name for what is stored."""
     width: int
     height: int
     frames: int
@@ -259,7 +173,10 @@ def _header(name: str) -> _Header | None:
             if start in TiffImagePlugin.PREFIXES:
                 with TiffImagePlugin.TiffImageFile(file, "") as tiff:
                     frames, pyramid = _pages(tiff)
-                    return _facts(tiff, "TIFF", frames, pyramid=pyramid)
+                    facts = _facts(tiff, "TIFF", frames, pyramid=pyramid)
+                    # Pillow turns them into RGB as it decodes; libvips does so within JPEG data alone.
+                    ycbcr = tiff.tag_v2.get(_PHOTOMETRIC) == _YCBCR and tiff.tag_v2.get(_COMPRESSION) != _JPEG
+                    return replace(facts, mode="YCbCr") if ycbcr else facts
     except MemoryError:
         raise
     except Exception:  # damaged in one of the many ways that Pillow leaves open: decode() finds words for it
@@ -269,7 +186,9 @@ def _header(name: str) -> _Header | None:
 
 def _facts(image: Image.Image, kind: str, frames: int, *, scattered: str = "", pyramid: bool = False) -> _Header:
     width, height = image.size
-    return _Header(kind=kind, width=width, height=height, frames=frames, pyramid=pyramid, scattered=scattered)
+    return _Header(
+        kind=kind, mode=image.mode, width=width, height=height, frames=frames, pyramid=pyramid, scattered=scattered
+    )
 
 
 def _pages(tiff: TiffImagePlugin.TiffImageFile) -> tuple[int, bool]:
@@ -303,6 +222,20 @@ def _refuse_whole_only(name: str, header: _Header) -> None:
             f"it holds {header.frames} frames; a still image is needed",
             "Save the frame that is meant as an image of its own",
         )
+    if header.mode not in _READ_IN_ROWS:
+        whole = "" if header.mode == "F" else f", {allow}"  # those are refused whole, too
+        raise BadImage(
+            name,
+            f"its pixels are {_named(header.mode)}, which at {size} cannot be read a part at a time",
+            f"Save it as 8-bit or 16-bit RGB{whole}",
+        )
+
+
+def _named(mode: str) -> str:
+    """Give what Pillow's mode means."""
+    if mode in _GREY_16:
+        return "16-bit grey"
+    return {"F": "floating-point numbers of no known range", "I": "32-bit numbers"}.get(mode, f"{mode} colours")
 
 
 def _library(module: str, title: str, name: str) -> Any:
@@ -383,6 +316,7 @@ class _Rows(_Closing):
         self._vips = _library("pyvips", "pyvips", name)
         logging.getLogger("pyvips").addHandler(logging.NullHandler())  # else its warnings reach the terminal
         self._vips.concurrency_set(max(1, workers))
+        self._vips.cache_set_max(0)  # else a file that is read again is held twice, with all that was decoded ahead
         self._name = name
         # Of a void part of a JPEG or TIFF, libvips only warns; PNG has checksums, and harmless warnings.
         self._strictness = "error" if header.kind == "PNG" else "warning"
@@ -431,9 +365,11 @@ class _Rows(_Closing):
         self._strips, self._spare, self._small = {}, [], {}
 
     def _strip(self, strip: int) -> Pixels:
-        """Give the rows (256, W, 3) of a strip; those below the image are void."""
+        """Give the rows (64, W, 3) of a strip; those below the image are void."""
         if strip not in self._strips:
             if self._region is None or strip < self._next:
+                self._spare += self._strips.values()  # else those of the last reading's end are held through this one
+                self._strips = {}
                 self._open()
             rows = self._spare.pop() if self._spare else self._fresh()
             while self._next <= strip:  # what lies above is decoded in any case; it is kept for the thumbnail
@@ -481,6 +417,7 @@ class _Rows(_Closing):
 
     def _open(self) -> None:
         vips = self._vips
+        self._region = self._image = None
         try:
             image = vips.Image.new_from_file(self._name, access="sequential", fail_on=self._strictness, revalidate=True)
             oriented = image.get("orientation") if image.get_typeof("orientation") else 1
@@ -590,7 +527,7 @@ def _as_rgb(values: NDArray[np.uint8] | NDArray[np.uint16]) -> Pixels:
     bands = values.shape[2]
     if values.dtype == np.uint8:
         pixels = np.asarray(values, dtype=np.uint8)
-    elif bands <= 2:
+    elif bands == 1:
         pixels = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     else:
         pixels = (values >> 8).astype(np.uint8)

@@ -7,10 +7,12 @@ to say what is in one image.
 
 from __future__ import annotations
 
+import math
 import struct
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +94,77 @@ class Traits:
     def has_pointer(self) -> bool:
         """Say whether a glowing pointer is taken to be there."""
         return self.pointer >= LEAST_POINTER
+
+
+RECORD = np.dtype(
+    [
+        ("width", "<u4"), ("height", "<u4"), ("megapixels", "<f8"), ("format", "S16"), ("jpeg_quality", "<f8"),
+        ("colour", "<f4", (len(COLOUR_NAMES),)), ("background", "<f4", (len(COLOUR_NAMES),)),
+        ("border", "<f4", (len(BORDER_NAMES),)), ("corners", "<f4", (len(CORNER_NAMES),)),
+        ("bodies", "<f8"), ("body_px", "<f8"),
+        ("scale_bar", "<f8"), ("scale_bar_place", "S16"), ("scale_bar_style", "S16"),
+        ("pointer", "<f8"), ("pointer_place", "S16"),
+    ]
+)  # fmt: skip
+"""`Traits` of fixed size, field by field, as they are kept in files; None is NaN."""
+
+_PART = 4096
+
+
+def packed(traits: Sequence[Traits]) -> NDArray[np.void]:
+    """Give traits as rows (N,) of `RECORD`."""
+    rows = np.zeros(len(traits), dtype=RECORD)
+    for place, one in enumerate(traits):
+        values = [getattr(one, field.name) for field in fields(Traits)]
+        rows[place] = tuple(np.nan if value is None else value for value in values)
+    return rows
+
+
+class StoredTraits(Sequence[Traits]):
+    """The traits of some `rows` (all, where None) of a table of `RECORD`, made anew each time they are asked for.
+
+    `table` is an array or a file that gives arrays for slices and for arrays of row numbers.
+    """
+
+    def __init__(self, table: Any, rows: NDArray[np.int64] | None = None) -> None:
+        self._table, self._rows = table, rows
+        self._words: dict[bytes, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._table) if self._rows is None else len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Traits: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Traits]: ...
+    def __getitem__(self, place: int | slice) -> Traits | list[Traits]:
+        if isinstance(place, slice):
+            return self._made(np.arange(*place.indices(len(self))))
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        return self._made(np.array([place % len(self)]))[0]
+
+    def __iter__(self) -> Iterator[Traits]:
+        for start in range(0, len(self), _PART):
+            yield from self._made(np.arange(start, min(start + _PART, len(self))))
+
+    def _made(self, places: NDArray[np.int64]) -> list[Traits]:
+        rows = places if self._rows is None else self._rows[places]
+        stored = (
+            self._table[rows[0] : rows[-1] + 1]
+            if len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+            else self._table[rows]
+        )
+        return [self._one(values) for values in stored.tolist()]
+
+    def _one(self, values: Sequence[Any]) -> Traits:
+        plain = (self._plain(value) for value in values)
+        return Traits(**dict(zip(RECORD.names or (), plain, strict=True)))
+
+    def _plain(self, value: Any) -> Any:
+        if isinstance(value, bytes):  # few words, many images
+            return self._words.setdefault(value, value.decode("ascii"))
+        return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def measure(pixels: NDArray[np.uint8], *, format: str, jpeg_quality: float | None) -> Traits:

@@ -236,3 +236,48 @@ def test_a_slide_is_read_in_tiles_and_tells_what_was_passed_over(cells: CellRun,
     assert len(table(tmp_path / "found" / "000000-slide-cells.csv")) == row["cells"]
     with Image.open(tmp_path / "found" / "000000-slide-overview.png") as drawn:
         assert max(drawn.size) <= 2200
+    listed = table(tmp_path / "found" / "000000-slide-cells.csv")
+    assert len({cell["red_cell_diameter_px"] for cell in listed}) == 1
+    assert not list((tmp_path / "found").glob("*.partial"))
+
+
+def test_a_slide_from_elsewhere_is_read_in_tiles_as_classify_does(cells: CellRun, leuk: Leuk, tmp_path: Path) -> None:
+    """Beside a field that is read whole; a run on images refuses it by name and says what to do."""
+    pytest.importorskip("pyvips", reason="the extra slides is not installed")
+    for name in ("ALL", "HTL"):
+        fields = [Image.open(f).convert("RGB") for f in sorted((cells.pictures / name).rglob("field-*.jpg"))[:2]]
+        width, height = fields[0].size
+        mosaic = Image.new("RGB", (3 * width, 2 * height))
+        for place in range(6):
+            mosaic.paste(
+                fields[place % 2].transpose(Image.Transpose.ROTATE_180), (place % 3 * width, place // 3 * height)
+            )
+        (tmp_path / "clinic" / name).mkdir(parents=True)
+        mosaic.save(tmp_path / "clinic" / name / "slide.png")
+        fields[1].transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(tmp_path / "clinic" / name / "field.png")
+    limit = ("--max-megapixels", 2 * width * height / 1e6)
+    given = ("evaluate", "-w", cells.root, "--external", "clinic=clinic", "--resamples", "20", *limit)
+    done = leuk(*given, "--json")
+    assert done.code == 0, done.err
+    assert done.json()["images"] == 4
+    assert done.err.count("slide.png: read in 1 tile (1 usable)") == 2
+    predicted = {
+        row["path"]: row for row in table(next((cells.root / "reports").glob("*external-clinic")) / "predictions.csv")
+    }
+    rows = leuk("classify", *predicted, "-w", cells.root, *limit, "--json").json()
+    assert sorted(row["unit"] for row in rows) == ["field", "field", "slide", "slide"]
+    for row in rows:
+        assert row["score_ALL"] == pytest.approx(float(predicted[row["path"]]["score_ALL"]), abs=1e-5)
+
+
+def test_a_run_on_images_refuses_a_slide_from_elsewhere_by_name(trained: Any, leuk: Leuk, tmp_path: Path) -> None:
+    for name in ("ALL", "HTL"):
+        (tmp_path / "clinic" / name).mkdir(parents=True)
+        for number in range(2):
+            noise = np.random.default_rng(number).integers(0, 256, (60 + 40 * number, 80, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / "clinic" / name / f"{number}.png")
+    done = leuk("evaluate", "-w", trained.root, "--external", "clinic=clinic", "--max-megapixels", "0.006")
+    assert done.code == 3
+    assert "2 of 4 images cannot be used" in done.error_lines[0]
+    assert "ALL/1.png: 80×100 px" in done.error_lines[0]
+    assert "--max-megapixels 1; or leave out what cannot be used with --skip-bad" in done.error_lines[1]

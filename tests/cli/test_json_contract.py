@@ -5,6 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -169,10 +174,10 @@ def test_an_error_is_the_one_document(arguments: tuple[str, ...], code: int, leu
     }
 
 
-def test_an_error_on_the_way_adds_no_second_document(
+def test_after_an_error_on_the_way_the_error_is_the_one_document(
     trained: Trained, leuk: Leuk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows that are out cannot be taken back; what follows them must not look like another result."""
+    """Rows that are out could not be taken back, and a part of them looks like a result: so none goes out before all."""
     from leukemia_cli.learning.classifier import Classifier
 
     whole, calls = Classifier.look, []
@@ -186,7 +191,33 @@ def test_an_error_on_the_way_adds_no_second_document(
     monkeypatch.setattr(Classifier, "look", fails_later)
     done = leuk("classify", trained.image, trained.image, "-w", trained.root, "--json", "--batch-size", "1")
     assert done.code == 5
-    assert '"error": {' not in done.out
     assert done.error_lines[0].startswith("error: out of memory")
-    with pytest.raises(json.JSONDecodeError):
-        done.json()
+    assert set(done.json()) == {"error"}
+    assert done.json()["error"]["exit_code"] == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["classify", "cells"])
+def test_stopped_half_way_the_error_is_the_one_document(
+    command: str, number: int, trained: Trained, process: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    """Pictures tell that rows have been made; none of these rows is out."""
+    code = {signal.SIGINT: 130, signal.SIGTERM: 143}[signal.Signals(number)]
+    arguments: tuple[object, ...] = ("cells", "-", "--overlays", tmp_path / "seen")
+    if command == "classify":
+        run = ("--run", trained.run_folder, "--batch-size", "2", "--device", "cpu")
+        arguments = ("classify", "-", "--heatmaps", tmp_path / "seen", *run)
+    running = process(*arguments, "--workers", "1", "--json", "-q", cwd=tmp_path)
+    assert running.stdin is not None
+    running.stdin.write(b"".join(os.fsencode(trained.image) + b"\n" for _ in range(300)))
+    running.stdin.flush()
+    for _ in range(2400):
+        if len(list((tmp_path / "seen").glob("*.png"))) > 6:
+            break
+        time.sleep(0.05)
+        assert running.poll() is None
+    running.send_signal(number)
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == code, err.decode()
+    assert set(json.loads(out)) == {"error"}
+    assert json.loads(out)["error"]["exit_code"] == code

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
+from leukemia_cli.data import duplicates
 from leukemia_cli.data.duplicates import (
     LEAST_LIKENESS,
     SURE_LIKENESS,
@@ -22,7 +23,8 @@ from leukemia_cli.data.duplicates import (
 )
 from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.drawing import KINDS, draw_field, draw_patient
-from leukemia_cli.vision.fingerprints import Fingerprint, capture_facts, describe
+from leukemia_cli.vision.fingerprints import RECORD, Fingerprint, capture_facts, describe, packed
+from leukemia_cli.vision.records import RecordFile, RecordWriter
 
 FIELDS = 8
 
@@ -35,6 +37,10 @@ def drawn(number: int) -> Image.Image:
 
 def told(image: Image.Image) -> Fingerprint:
     return describe(np.asarray(image.convert("RGB")))
+
+
+def near_in(prints: list[Fingerprint]) -> list[NearPair]:
+    return find_near(packed(prints))
 
 
 @dataclass(frozen=True)
@@ -86,14 +92,14 @@ PARTS = {
 
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_copy_of_the_whole_is_found_and_nothing_else(album: Album, kind: str) -> None:
-    pairs = find_near(album.prints + [told(WHOLE[kind](image)) for image in album.images])
+    pairs = near_in(album.prints + [told(WHOLE[kind](image)) for image in album.images])
     assert [(pair.first, pair.second) for pair in pairs] == [(row, row + FIELDS) for row in range(FIELDS)]
     assert {pair.kind for pair in pairs} == {"whole"}
 
 
 @pytest.mark.parametrize("kind", PARTS)
 def test_a_crop_is_found_and_nothing_else(album: Album, kind: str) -> None:
-    pairs = find_near(album.prints + [told(PARTS[kind](image)) for image in album.images])
+    pairs = near_in(album.prints + [told(PARTS[kind](image)) for image in album.images])
     found = {(pair.first, pair.second) for pair in pairs}
     true = {(row, row + FIELDS) for row in range(FIELDS)}
     assert found <= true
@@ -104,15 +110,61 @@ def test_a_crop_is_found_and_nothing_else(album: Album, kind: str) -> None:
 def test_fields_that_overlap_are_found(album: Album) -> None:
     left = [told(image.crop((0, 0, 160, 224))) for image in album.images]
     right = [told(image.crop((64, 0, 224, 224))) for image in album.images]
-    found = {(pair.first, pair.second, pair.kind) for pair in find_near(left + right)}
+    found = {(pair.first, pair.second, pair.kind) for pair in near_in(left + right)}
     assert found <= {(row, row + FIELDS, "crop") for row in range(FIELDS)}
     assert len(found) >= FIELDS - 1
+
+
+def test_files_and_buckets_change_nothing(album: Album, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = [told(crop(image, 0.7)) for image in album.images]
+    prints = packed(album.prints + copies + [told(drawn(number)) for number in range(100, 140)])
+    held = find_near(prints)
+    assert len(held) >= FIELDS - 1
+    with RecordWriter(tmp_path / "prints", RECORD) as writer:
+        writer.add(prints)
+    monkeypatch.setattr(duplicates, "_BUCKET", 500)
+    monkeypatch.setattr(duplicates, "_IMAGES_AT_ONCE", 7)
+    monkeypatch.setattr(duplicates, "_CHUNK", 50)
+    (tmp_path / "scratch").mkdir()
+    with RecordFile(tmp_path / "prints", RECORD) as kept:
+        assert find_near(kept, scratch=tmp_path / "scratch") == held
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_of_two_sides_only_pairs_across_are_told(album: Album) -> None:
+    copies = [told(WHOLE["mirrored"](image)) for image in album.images]
+    own = packed([*album.prints, copies[0]])
+    pairs = find_near(np.concatenate([own, packed(copies)]), own=len(own))
+    told_pairs = {(pair.first, pair.second) for pair in pairs}
+    assert told_pairs == {(row, row + len(own)) for row in range(FIELDS)} | {(FIELDS, len(own))}
+
+
+def test_rows_to_skip_are_in_no_pair(album: Album) -> None:
+    copies = [told(WHOLE["mirrored"](image)) for image in album.images]
+    pairs = find_near(packed(album.prints + copies), skip=(0, FIELDS + 3))
+    assert {pair.first for pair in pairs} == set(range(FIELDS)) - {0, 3}
+
+
+def clipped(image: Image.Image, white: int) -> Image.Image:
+    """Brighten till all above `white` is one white."""
+    return image.point([min(255, round(value * 255 / white)) for value in range(256)] * 3)
+
+
+def test_a_copy_whose_ground_is_driven_to_white_is_found_and_its_neighbours_are_not() -> None:
+    patient = draw_patient("ALL", 0)
+    images = [draw_field("ALL", patient, np.random.default_rng([9, number])) for number in range(12)]
+    for image in images:
+        green = np.asarray(image)[..., 1]
+        assert (green >= np.quantile(green, 0.45)).mean() >= 0.5
+    bright = [told(clipped(image, int(np.quantile(np.asarray(image)[..., 1], 0.45)))) for image in images]
+    pairs = find_near(packed([told(image) for image in images] + bright))
+    assert [(pair.first, pair.second) for pair in pairs] == [(row, row + 12) for row in range(12)]
 
 
 def test_different_fields_of_one_patient_are_no_copies() -> None:
     patient = draw_patient("ALL", 0)
     fields = [draw_field("ALL", patient, np.random.default_rng([9, number])) for number in range(20)]
-    assert find_near([told(field) for field in fields]) == []
+    assert near_in([told(field) for field in fields]) == []
 
 
 def cell(number: int) -> Image.Image:
@@ -130,26 +182,26 @@ def cell(number: int) -> Image.Image:
 def test_cells_in_the_middle_of_an_empty_ground_are_no_copies() -> None:
     cells = [cell(number) for number in range(40)]
     copies = [jpeg(one, 70).transpose(Image.Transpose.ROTATE_90) for one in cells[:10]]
-    pairs = find_near([told(one) for one in cells + copies])
+    pairs = near_in([told(one) for one in cells + copies])
     assert [(pair.first, pair.second) for pair in pairs] == [(row, row + 40) for row in range(10)]
 
 
 def test_empty_images_are_no_copies(album: Album) -> None:
     blank = told(Image.new("RGB", (224, 224), (230, 225, 220)))
-    assert find_near([blank, blank, album.prints[0], blank]) == []
-    assert find_near([]) == find_near([blank]) == []
+    assert near_in([blank, blank, album.prints[0], blank]) == []
+    assert near_in([]) == near_in([blank]) == []
 
 
 def test_every_copy_of_many_is_in_one_set(album: Album) -> None:
     copies = [told(jpeg(album.images[0], quality)) for quality in range(30, 90, 3)]
-    assert clusters(find_near(album.prints + copies), FIELDS + 20) == [(0, *range(FIELDS, FIELDS + 20))]
+    assert clusters(near_in(album.prints + copies), FIELDS + 20) == [(0, *range(FIELDS, FIELDS + 20))]
 
 
 def test_the_same_images_give_the_same_pairs_in_any_company(album: Album) -> None:
     prints = [*album.prints, told(crop(album.images[2], 0.6)), told(jpeg(album.images[4], 40))]
-    pairs = find_near(prints)
-    assert find_near(prints) == pairs
-    alone = find_near([prints[2], prints[FIELDS]])
+    pairs = near_in(prints)
+    assert near_in(prints) == pairs
+    alone = near_in([prints[2], prints[FIELDS]])
     assert [(p.kind, p.likeness) for p in alone] == [(p.kind, p.likeness) for p in pairs if p.first == 2]
     assert [(p.first, p.second) for p in pairs] == [(2, FIELDS), (4, FIELDS + 1)]
 
@@ -157,7 +209,7 @@ def test_the_same_images_give_the_same_pairs_in_any_company(album: Album) -> Non
 def test_likeness_falls_with_damage_and_is_at_most_one(album: Album) -> None:
     image = album.images[0]
     clean, spoiled = (
-        find_near([album.prints[0], told(copy)])[0].likeness
+        near_in([album.prints[0], told(copy)])[0].likeness
         for copy in (image.copy(), jpeg(ImageEnhance.Contrast(image).enhance(0.3), 20))
     )
     assert LEAST_LIKENESS <= spoiled < clean <= 1
@@ -240,7 +292,7 @@ def test_real_cells_of_different_patients_are_no_copies(real_images: Path) -> No
         rows = list(csv.DictReader(stream))[::10]
     prints = [describe(decode(real_images / "AML_cells" / row["path"]).pixels) for row in rows]
     copies = [told(crop_of(real_images / "AML_cells" / row["path"])) for row in rows[::12]]
-    pairs = find_near(prints + copies)
+    pairs = near_in(prints + copies)
     assert {(12 * n, len(rows) + n) for n in range(len(copies))} <= {(p.first, p.second) for p in pairs}
     patients = [row["patient"] for row in rows + rows[::12]]
     assert all(patients[p.first] == patients[p.second] for p in pairs)
@@ -255,7 +307,7 @@ def crop_of(path: Path) -> Image.Image:
 def test_the_file_that_is_twice_in_all_idb1_is_found(real_images: Path) -> None:
     names = ["Im092_0.jpg", "Im093_0.jpg", "Im108_0.jpg", "Im036_0.jpg"]
     contents = [(real_images / "ALL_IDB1" / "im" / name).read_bytes() for name in names]
-    pairs = find_near([describe(decode(content).pixels) for content in contents])
+    pairs = near_in([describe(decode(content).pixels) for content in contents])
     assert [(p.first, p.second, p.kind, p.likeness) for p in pairs] == [(1, 2, "whole", 1)]
     facts = [capture_facts(content) for content in contents]
     assert capture_bursts([taken for taken, _ in facts], [camera for _, camera in facts]) == [(0, 1, 2)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -12,8 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leukemia_cli.catalog import TASKS
-from leukemia_cli.data.manifest import COLUMNS, count_parts, make_manifest, read_manifest, write_manifest
-from leukemia_cli.domain import Manifest, Sample
+from leukemia_cli.data.manifest import (
+    COLUMNS,
+    count_parts,
+    make_manifest,
+    manifest_fingerprint,
+    read_manifest,
+    write_manifest,
+)
+from leukemia_cli.domain import Manifest, Sample, fingerprint
 from leukemia_cli.errors import WorkspaceError
 from leukemia_cli.workspace import Workspace, open_workspace
 
@@ -111,3 +119,29 @@ def test_reading_loads_neither_numpy_nor_pillow(workspace: Workspace) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@given(
+    told=st.lists(
+        st.tuples(
+            st.sampled_from(["0a", "0b", "ff", ""]),
+            st.sampled_from(["ALL", "HTL"]),
+            st.text(max_size=3),
+            st.text(max_size=2),
+        ),
+        max_size=12,
+    )
+)
+def test_the_fingerprint_is_that_of_all_rows_sorted_as_text(told: list[tuple[str, str, str, str]]) -> None:
+    rows = [
+        sample("/x.png", sha256=digest, label=label, group=group, bundle=bundle)
+        for digest, label, group, bundle in told
+    ]
+    lines = sorted(
+        json.dumps([s.sha256, s.label, s.group, s.split, s.fold, s.unit, *([s.bundle] if s.bundle else [])])
+        for s in rows
+    )
+    digest = hashlib.sha256("".join(line + "\n" for line in lines).encode()).hexdigest()
+    task = TASKS["binary"]
+    wanted = fingerprint({"classes": list(task.classes), "positive": task.positive, "rows": digest})
+    assert manifest_fingerprint(task, rows) == wanted

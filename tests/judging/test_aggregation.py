@@ -38,14 +38,14 @@ def bags_of(rng: np.random.Generator, count: int, *, diseased_cells: float) -> t
     return bags, np.array(labels)
 
 
-@given(st.integers(3, 7), st.integers(2, 4), st.integers(0, 2**32 - 1))
+@given(st.integers(5, 8), st.integers(2, 4), st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
 def test_fewer_cells_drawn_from_a_bag_give_on_average_what_the_bag_gives(cells: int, classes: int, seed: int) -> None:
-    """Over all sets of three or more cells the mean of the default rule, and of the mean, is that of the whole bag."""
+    """Over all sets of so many cells or more the mean of what a rule gives them is what it gives the whole bag."""
     bag = np.random.default_rng(seed).dirichlet(np.full(classes, 5.0), cells).clip(0.02)
-    for rule in ("worst-of-three", "mean"):
+    for rule, least in (("second-of-five", 5), ("worst-of-three", 3), ("mean", 1)):
         whole = values_of([bag], rule, 0)[0]
-        for kept in range(3, cells + 1):
+        for kept in range(least, cells + 1):
             sets = [bag[list(chosen)] for chosen in itertools.combinations(range(cells), kept)]
             np.testing.assert_allclose(values_of(sets, rule, 0).mean(axis=0), whole, atol=1e-12)
 
@@ -65,10 +65,44 @@ def test_each_rule_says_what_its_words_say() -> None:
     told = {rule: values_of([bag], rule, HEALTHY)[0, 0] for rule in RULES}
     logs = np.exp(np.log(bag).mean(axis=0))
     assert told == pytest.approx(
-        {"mean": 0.5, "geometric-mean": logs[0] / logs.sum(), "votes": 0.5, "worst-of-three": (3 * 0.9 + 0.8) / 4}
+        {
+            "mean": 0.5,
+            "geometric-mean": logs[0] / logs.sum(),
+            "votes": 0.5,
+            "worst-of-three": (3 * 0.9 + 0.8) / 4,
+            "second-of-five": 0.9 + (0.8 - 0.9) * 2 / 3,  # at place 5/3 of four
+        }
     )
+    five = np.concatenate([bag, [[0.3, 0.7]]])
+    assert values_of([five], "second-of-five", HEALTHY)[0, 0] == pytest.approx(0.8)
+    six = np.concatenate([five, [[0.05, 0.95]]])
+    drawn = [np.sort(six[list(chosen), 0])[-2] for chosen in itertools.combinations(range(6), 5)]
+    assert values_of([six], "second-of-five", HEALTHY)[0, 0] == pytest.approx(np.mean(drawn))
+    assert values_of([bag[1:3]], "second-of-five", HEALTHY)[0, 0] == pytest.approx(0.8)
+    assert values_of([bag[:1]], "second-of-five", HEALTHY)[0, 0] == pytest.approx(0.9)
+    assert values_of([bag], "second-of-five", None)[0, 0] == pytest.approx(0.5)
     assert values_of([bag], "worst-of-three", None)[0, 0] == pytest.approx(0.5)
     assert values_of([bag[1:3]], "worst-of-three", HEALTHY)[0, 0] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("cells", [2, 3, 4, 5, 12])
+def test_of_few_cells_the_default_rule_gives_on_average_what_it_gives_of_many(cells: int) -> None:
+    """Of evenly spread cells its place is a third of the way from the least healthy, however many there are."""
+    spread = np.random.default_rng(cells).uniform(size=(4_000, cells))
+    told = values_of([np.stack([p, 1 - p], axis=1) for p in spread], "second-of-five", HEALTHY)
+    assert told[:, 0].mean() == pytest.approx(2 / 3, abs=0.02)
+
+
+def test_one_misread_cell_of_ten_changes_little_and_three_change_all() -> None:
+    def bag(misread: int) -> np.ndarray:
+        p = np.array([0.95] * misread + [0.05] * (10 - misread))
+        return np.stack([p, 1 - p], axis=1)
+
+    rule = default_aggregation(2, HEALTHY)
+    told = rule([bag(0), bag(1), bag(3), bag(5)])[:, 0]
+    assert told[0] == pytest.approx(told[1]) == pytest.approx(0.05)
+    assert told[2] > 0.45
+    assert told[3] > 0.75
 
 
 def test_few_diseased_cells_among_many_are_found_and_counting_would_not_help() -> None:

@@ -263,6 +263,23 @@ def test_the_same_in_two_patients_is_possible_only() -> None:
     assert (found.verdict, found.groups, found.p) == ("possible", 1, 1.0)
 
 
+def test_a_group_counts_once_as_what_most_of_its_images_are_and_the_first_by_name_of_equals() -> None:
+    rows = [(f"g{row // 4}", "A", "big" if row % 4 >= 2 else "small") for row in range(40)]
+    rows += [(f"g{row // 4}", "B", "small") for row in range(40, 88)]
+    groups, labels, values = (list(column) for column in zip(*rows, strict=True))
+    (told,) = confounding("size", values, labels, groups)
+    # Of 22 groups 10 lead with "big", which comes before "small", and all of them are A: times two values and two classes.
+    assert (told.value, told.images, told.groups) == ("big", 20, 10)
+    assert told.p == pytest.approx(4 / math.comb(22, 10))
+
+
+def test_what_was_drawn_before_is_said() -> None:
+    drawn = Drawn(0)
+    looked = Measured(name="x", about="drawn", features=drawn.features)
+    (found,) = probes([looked], drawn.labels, drawn.groups, drawn.folds, seed=0, permutations=99, drawn_from=1_000_000)
+    assert found.method.endswith("; 192 of 1,000,000 images, drawn by lot")
+
+
 @pytest.mark.parametrize(
     "values", [["x"] * 60, ["x", "y"] * 30, ["x"] * 4 + ["y"] * 56, ["x"] * 17 + ["y"] * 26 + ["x"] * 17]
 )

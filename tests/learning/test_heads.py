@@ -192,7 +192,7 @@ def test_a_descent_is_autograd_and_torchs_adamw(choice: HeadChoice, clip: float)
 def test_fits_side_by_side_are_those_of_fits_alone(choice: HeadChoice) -> None:
     x, y = cloud()
     views = np.stack([x, x + 0.01], axis=1)
-    shared = FittingSet(views, y, cloud(seed=1))
+    shared = FittingSet(views, y, cloud(seed=1), balanced=True)
 
     def one(seed: int) -> dict[str, torch.Tensor]:
         return shared.fit(choice, QUICK, class_count=3, seed=seed).head.state_dict()
@@ -214,7 +214,7 @@ def test_a_fit_ends_where_its_pulse_raises() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        FittingSet(x[:, None], y, None).fit(HeadChoice(), QUICK, class_count=3, seed=0, pulse=pulse)
+        FittingSet(x[:, None], y, None, balanced=True).fit(HeadChoice(), QUICK, class_count=3, seed=0, pulse=pulse)
     beats.clear()
     with pytest.raises(KeyboardInterrupt):
         for _ in range(9):

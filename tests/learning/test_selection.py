@@ -19,7 +19,7 @@ from leukemia_cli.domain import HeadChoice, Sample, SvmChoice
 from leukemia_cli.errors import MachineError, UsageError
 from leukemia_cli.learning.fitting import FitSettings, FittingSet
 from leukemia_cli.learning.recipes import TrainSettings
-from leukemia_cli.learning.selection import Diary, Holdout, choose, inner_holdouts
+from leukemia_cli.learning.selection import Diary, Holdout, choose, inner_holdouts, left_out
 from leukemia_cli.learning.training import parts_of
 from leukemia_cli.steps.train import train
 
@@ -127,7 +127,7 @@ def test_choices_and_diary_do_not_depend_on_the_number_of_threads(workers: int, 
 
     def prepare(holdout: Holdout):
         fit, held = list(holdout.fit), list(holdout.score)
-        shared = FittingSet(features[fit], LABELS[fit], (features[held, 0], LABELS[held]))
+        shared = FittingSet(features[fit], LABELS[fit], (features[held, 0], LABELS[held]), balanced=True)
 
         def one(choice: HeadChoice, pulse):
             done = shared.fit(choice, FitSettings(epochs=3, batch_size=4), class_count=2, seed=0, pulse=pulse)
@@ -292,3 +292,18 @@ def test_the_parts_of_a_member_leave_its_fold_out(tmp_path: Path, make_lab) -> N
         part = parts_of(manifest, fold)
         assert {manifest.samples[i].fold for i in part.train} == set(range(4)) - {fold}
         assert part.val == part.calib == ()
+
+
+def test_groups_are_left_out_whole_whatever_their_class() -> None:
+    of_groups = [("ill-0", "ALL"), ("ill-0", "ALL"), ("ill-1", "ALL"), ("well", "HTL"), ("well", "HTL"), ("well", "HTL")]
+    samples = [Sample(path=str(i), label=label, group=group) for i, (group, label) in enumerate(of_groups)]
+    everything = range(len(samples))
+    assert not inner_holdouts(samples, everything, most=4, seed=0), "a class of one group cannot be held out"
+    held = left_out(samples, everything, most=4)
+    assert len(held) == 3
+    for each in held:
+        assert sorted((*each.fit, *each.score)) == list(everything)
+        assert not {samples[i].group for i in each.fit} & {samples[i].group for i in each.score}
+    assert sorted(i for each in held for i in each.score) == list(everything)
+    assert len(left_out(samples, everything, most=2)) == 2
+    assert left_out(samples, range(2), most=4) == ()

@@ -265,6 +265,10 @@ def test_of_many_images_some_are_looked_at_and_it_is_said(monkeypatch: pytest.Mo
     assert {probe["images"] for probe in document["probes"]} == {80}
     assert document["images"] == 120
     assert "80 images, 40 groups" in audit_page(document)
+    tested = [probe["method"] for probe in document["probes"] if not probe["method"].startswith("not tested")]
+    assert tested
+    assert all(method.endswith("; 80 of 120 images, drawn by lot") for method in tested)
+    assert audit_lines(document)[0].endswith("; probes on 80 of 120 images")
 
 
 def test_columns_of_other_lengths_are_refused() -> None:

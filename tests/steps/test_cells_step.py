@@ -20,7 +20,8 @@ from leukemia_cli.steps import cells as step
 from leukemia_cli.steps.cells import CellSettings, CellsOf, crop_name, find_cells_in, write_cells
 from leukemia_cli.steps.prepare import PrepareSettings, prepare
 from leukemia_cli.vision import cutting
-from leukemia_cli.vision.cells import find_cells
+from leukemia_cli.vision.cells import Finder, FoundCells, find_cells
+from leukemia_cli.vision.cutting import InputUnit
 from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.slides import held
 from leukemia_cli.workspace import open_workspace
@@ -183,6 +184,22 @@ def test_the_picture_of_one_cell_is_its_own_crop(tmp_path: Path) -> None:
     (only,) = seen.cells
     assert (only.number, only.cell.x, only.cell.y) == (1, pytest.approx(102, abs=1.5), pytest.approx(98, abs=1.5))
     assert np.array_equal(pixels_of(tmp_path / "crops" / "000000-one-0001.png"), pixels_of(path))
+
+
+@pytest.mark.parametrize("unit", ["auto", "field", "cell"])
+def test_cells_are_found_once_in_each_image(unit: InputUnit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smear((150, 150), [(75, 75)]).save(tmp_path / "one.png")
+    searched = []
+
+    def counted(pixels: NDArray[np.uint8], finder: Finder) -> FoundCells:
+        searched.append(pixels.shape)
+        return find_cells(pixels, finder)
+
+    monkeypatch.setattr(step, "find_cells", counted)
+    monkeypatch.setattr(cutting, "find_cells", counted)
+    (seen,) = found([str(tmp_path / "one.png")], input_unit=unit)
+    assert searched == [(150, 150, 3)]
+    assert len(seen.cells) == 1
 
 
 # ---------------------------------------------------------------------------------------------------------- slides

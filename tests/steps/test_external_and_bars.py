@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from leukemia_cli.data.manifest import PRINTS
 from leukemia_cli.errors import DataError, UsageError, WorkspaceError
 from leukemia_cli.judging.bars import Bar
 from leukemia_cli.learning.classifier import load_classifier
@@ -16,9 +18,13 @@ from leukemia_cli.learning.machine import choose_machine
 from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
 from leukemia_cli.steps.evaluate import EvaluateSettings, evaluate, some_missed
+from leukemia_cli.steps.prepare import PrepareSettings, prepare
 from leukemia_cli.steps.report import report
 from leukemia_cli.steps.train import train
-from leukemia_cli.workspace import RunFolder, read_run_folder
+from leukemia_cli.vision.drawing import draw_field, draw_patient
+from leukemia_cli.vision.fingerprints import RECORD
+from leukemia_cli.vision.records import RecordFile, RecordWriter
+from leukemia_cli.workspace import RunFolder, open_workspace, read_run_folder
 
 TINY = TrainSettings(
     backbone="timm:test_resnet", variant="base", weights="none", input_size_px=64, device="cpu", workers=1, epochs=4,
@@ -90,6 +96,65 @@ def test_an_external_image_that_the_run_was_made_from_is_refused(dealt) -> None:
     settings = dataclasses.replace(JUDGE, external=f"own={lab.pictures}", group_by="parent")
     with pytest.raises(DataError, match="also among the images that the run was made from"):
         evaluate(lab.workspace, lab.manifest, run, settings)
+
+
+@pytest.fixture(scope="module")
+def smears(tmp_path_factory: pytest.TempPathFactory):
+    """A run made from drawn smears that were prepared as a user does; and another hospital's, one of them a copy."""
+    root = tmp_path_factory.mktemp("smears")
+    for kind in ("ALL", "HTL"):
+        for number in range(8):
+            place = root / ("other" if number >= 6 else "own") / kind / f"p{kind}{number}" / "1.png"
+            place.parent.mkdir(parents=True)
+            draw_field(kind, draw_patient(kind, number), np.random.default_rng(number)).save(place)
+    copied = Image.open(root / "own" / "ALL" / "pALL2" / "1.png").convert("RGB")
+    part = copied.crop((20, 10, 210, 200)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    part.save(root / "other" / "ALL" / "pALL6" / "2.jpg", quality=80)
+    workspace = open_workspace(root / "w", create=True)
+    settings = PrepareSettings(sources=(str(root / "own"),), task="binary", group_by="parent", folds=2, pictures=False)
+    manifest = prepare(workspace, settings).manifest
+    return root, workspace, manifest, read_run_folder(train(workspace, manifest, TINY).folder)
+
+
+def test_an_external_image_that_is_nearly_one_of_the_runs_own_is_named_and_counted(smears) -> None:
+    root, workspace, manifest, run = smears
+    settings = dataclasses.replace(JUDGE, external=f"other={root / 'other'}", group_by="parent")
+    facts = evaluate(workspace, manifest, run, settings).report
+    assert facts["facts"]["near_copies"] == 1
+    (said,) = [
+        warning for warning in facts["warnings"] if "nearly the same as one that the run was made from" in warning
+    ]
+    assert said.startswith("1 image here")
+    assert f"{root / 'other/ALL/pALL6/2.jpg'} and {root / 'own/ALL/pALL2/1.png'}" in said
+    (root / "other" / "ALL" / "pALL6" / "2.jpg").unlink()
+    again = evaluate(workspace, manifest, run, settings).report
+    assert again["facts"]["near_copies"] == 0
+    assert not any("nearly the same" in warning for warning in again["warnings"])
+
+
+def test_without_kept_fingerprints_near_copies_are_said_not_to_have_been_looked_for(smears) -> None:
+    root, workspace, manifest, run = smears
+    kept = workspace.manifest_folder / PRINTS
+    content = kept.read_bytes()
+    settings = dataclasses.replace(JUDGE, external=f"other={root / 'other'}", group_by="parent")
+    kept.unlink()
+    facts = evaluate(workspace, manifest, run, settings).report
+    assert facts["facts"]["near_copies"] is None
+    assert any("were not looked for" in warning for warning in facts["warnings"])
+    kept.write_bytes(content[:-1])
+    with pytest.raises(WorkspaceError, match="cut off"):
+        evaluate(workspace, manifest, run, settings)
+    with rows_of(content, kept) as whole, RecordWriter(kept.with_name("fewer"), RECORD, whole.facts) as fewer:
+        fewer.add(whole[0 : len(whole) - 1])
+    kept.with_name("fewer").replace(kept)
+    with pytest.raises(WorkspaceError, match="is not of this manifest"):
+        evaluate(workspace, manifest, run, settings)
+    kept.write_bytes(content)
+
+
+def rows_of(content: bytes, path: Path) -> RecordFile:
+    path.write_bytes(content)
+    return RecordFile(path, RECORD)
 
 
 @pytest.mark.parametrize("text", ["clinic", "=folder", "clinic=", "a/b=folder"])
@@ -222,8 +287,10 @@ def test_classify_abstains_by_default_still_guesses_and_can_be_told_not_to(parte
 
 
 def test_a_run_without_thresholds_says_so_and_labels_everything(make_lab, tmp_path) -> None:
+    """A backbone that was tuned on all groups of training knows each: none can be left out for what is novel."""
     lab = make_lab(tmp_path, splits=("train", "train", "val", "test"))
-    run = read_run_folder(train(lab.workspace, lab.manifest, TINY).folder)
+    settings = dataclasses.replace(TINY, tune="all", epochs=1)
+    run = read_run_folder(train(lab.workspace, lab.manifest, settings).folder)
     told: list[str] = []
     settings = ClassifySettings(device="cpu", workers=1)
     classifier = open_classifier(run, settings, told.append)
@@ -234,6 +301,35 @@ def test_a_run_without_thresholds_says_so_and_labels_everything(make_lab, tmp_pa
     assert not facts["abstention"]["measured"]
     assert facts["abstention"]["reason"]
     assert any("cannot abstain" in warning for warning in facts["warnings"])
+
+
+def test_with_few_groups_what_is_novel_is_still_told(make_lab, tmp_path) -> None:
+    """A fold leaves one group a class: no choice can be made, and the two are left out in turn."""
+    lab = make_lab(tmp_path, folds=2, groups=2, images=6)
+    settings = dataclasses.replace(TINY, weights="none", variant="base")
+    run = read_run_folder(train(lab.workspace, lab.manifest, settings).folder)
+    for member in run.facts["members"]:
+        limits = member["doubt"]
+        assert limits["confidence"] is None
+        assert limits["label_sets"]["threshold"] is None
+        assert limits["novelty_threshold"] > 0
+        assert "left out in turn" in limits["fitted_on"]
+    assert any("not what is uncertain" in warning for warning in run.facts["warnings"])
+    facts = evaluate(lab.workspace, lab.manifest, run, JUDGE).report
+    abstention = facts["abstention"]
+    assert abstention["measured"]
+    assert (abstention["uncertain"], abstention["least_confidence"], abstention["risk"]) == (0, [], None)
+    assert any("nothing is called uncertain" in note for note in abstention["notes"])
+    assert not facts["label_sets"]["measured"]
+    strange = tmp_path / "strange.png"
+    noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    noise[:24] = 255
+    from PIL import Image
+
+    Image.fromarray(noise).save(strange)
+    asked = ClassifySettings(device="cpu", workers=1)
+    [row] = classify(open_classifier(run, asked), [str(strange)], asked)
+    assert (row.decision, row.reason) == ("abstain", "novel")
 
 
 def test_thresholds_survive_saving_bit_for_bit(dealt) -> None:

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukemia_cli.data.manifest import read_manifest
+from leukemia_cli.data.manifest import PRINTS, read_manifest
 from leukemia_cli.steps.prepare import Prepared, PrepareSettings, prepare
+from leukemia_cli.vision.decode import decode
+from leukemia_cli.vision.fingerprints import RECORD, VERSION, describe, packed
+from leukemia_cli.vision.records import RecordFile
 from leukemia_cli.workspace import open_workspace
 
 SAMPLES = Path(__file__).parents[2] / "sample_images"
@@ -158,3 +161,40 @@ def test_groups_that_were_given_stay_and_near_copies_are_dealt_together(tmp_path
     bare = prepare(open_workspace(tmp_path / "bare", create=True), settings).manifest
     assert bare.groups_source == "none"
     assert {s.split for s in bare.samples} == {"train", "test"}
+
+
+def test_fingerprints_are_kept_in_the_order_of_the_photographs_and_nothing_else_is_left(tmp_path: Path) -> None:
+    images = [
+        (kind, f"{field.parent.name}-{field.name}", Image.open(field).convert("RGB"))
+        for kind in ("ALL", "HTL")
+        for field in fields(kind, 3, 1)
+    ]
+    source = lay_out(tmp_path / "in", images)
+    (source / "ALL" / "a-broken.jpg").write_bytes(b"no image")
+    done = run(tmp_path, source, skip_bad=True, pictures=False)
+    folder = tmp_path / "ws" / "manifest"
+    assert sorted(path.name for path in folder.rglob("*")) == [
+        "audit.html",
+        "audit.json",
+        PRINTS,
+        "manifest.csv",
+        "manifest.json",
+    ]
+    with RecordFile(folder / PRINTS, RECORD) as kept:
+        told = packed([describe(decode(sample.path).pixels) for sample in done.manifest.samples])
+        assert kept[0:99].tobytes() == told.tobytes()
+        assert dict(kept.facts) == {"version": VERSION}
+
+
+def test_many_exact_copies_are_compared_once(tmp_path: Path) -> None:
+    pictures = {kind: [Image.open(field).convert("RGB") for field in fields(kind, 3, 1)] for kind in ("ALL", "HTL")}
+    images = [(kind, f"{n}-{again}.png", picture) for kind, held in pictures.items() for n, picture in enumerate(held)
+              for again in range(4 if n == 0 else 1)]  # fmt: skip
+    for kind, name, picture in images:
+        (tmp_path / "in" / kind).mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "in" / kind / name)
+    done = run(tmp_path, tmp_path / "in", pictures=False)
+    assert sorted(len(same) for same in done.duplicates) == [4, 4]
+    assert done.near == ()
+    assert len({sample.group for sample in done.manifest.samples}) == 6
+    assert "6 exact copies of other images: each lies in the group of its original" in done.manifest.warnings

@@ -166,6 +166,36 @@ def test_redder_ragged_nuclei_beside_many_blue_ones_are_left_out() -> None:
     assert len(find_cells(with_ragged(redder, BLUE[:2])).cells) == 3  # few: a granulocyte beside lymphocytes
 
 
+def test_a_redder_ragged_nucleus_in_blue_cytoplasm_is_whole() -> None:
+    image = Image.fromarray(with_ragged((105, 50, 135), BLUE))
+    bare = len(find_cells(np.asarray(image)).cells)
+    pen = ImageDraw.Draw(image)
+    # Cytoplasm in the azure dye's own colour: it takes much red light and little green.
+    pen.polygon([(300, 300), (335, 260), (398, 270), (400, 350), (335, 335)], (150, 180, 222))
+    pen.polygon(RAGGED, (105, 50, 135))
+    assert (bare, len(find_cells(np.asarray(image)).cells)) == (6, 7)
+
+
+def with_seam(colour: tuple[int, int, int]) -> Pixels:
+    image = Image.fromarray(smear([*APART[:2], (205, 290, 26), (246, 290, 26)]))
+    pen = ImageDraw.Draw(image)
+    # Pressed flat against each other, so that the outline alone shows hardly a neck.
+    pen.rectangle([205, 265, 246, 315], fill=CHROMATIN)
+    pen.rectangle([224, 262, 227, 318], fill=colour)
+    return np.asarray(image)
+
+
+def test_nuclei_that_only_a_pale_seam_parts_are_two() -> None:
+    assert len(find_cells(with_seam(CHROMATIN)).cells) == 3
+    assert len(find_cells(with_seam((140, 110, 180))).cells) == 4
+
+
+def test_two_large_lobes_that_fill_one_cell_are_one() -> None:
+    lobes: list[Disc] = [(222, 200, 23), (269, 200, 23)]
+    assert len(find_cells(smear([*lobes, (100, 320, 25)], cytoplasm=((245, 200, 46),))).cells) == 2
+    assert len(find_cells(smear([*lobes, (100, 320, 25)])).cells) == 3
+
+
 def test_round_nuclei_are_kept_whatever_their_hue() -> None:
     pixels = smear(BLUE)
     left = pixels[:, :240].astype(np.float64)

@@ -1,23 +1,21 @@
-"""A region is the same whoever reads it, cores share out the slide, and what cannot be read right is refused in one line."""
+"""A region is the same whoever reads it, and what cannot be read right is refused in one line."""
 
 from __future__ import annotations
 
 import itertools
 import struct
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from leukemia_cli.errors import MachineError
 from leukemia_cli.vision import slides
 from leukemia_cli.vision.decode import BadImage, decode
-from leukemia_cli.vision.slides import count_tiles, held, needs_slide, open_slide, own_finds, tiles
+from leukemia_cli.vision.slides import needs_slide, open_slide
+from leukemia_cli.vision.tiling import tiles
 
 SMALL = 0.1
 """Megapixels above which the drawn images here count as large."""
@@ -126,7 +124,7 @@ def test_only_the_strips_of_the_last_region_are_held(files: Path) -> None:
     with open_slide(files / "plain.png", max_megapixels=SMALL) as slide:
         slide.read(0, 0, 10, 10)
         slide.read(0, 600, 10, 10)
-        assert list(slide._strips) == [2]
+        assert list(slide._strips) == [600 // slides._STRIP_ROWS]
 
 
 def test_memory_of_strips_is_used_again(tmp_path: Path, vips) -> None:
@@ -134,11 +132,13 @@ def test_memory_of_strips_is_used_again(tmp_path: Path, vips) -> None:
     pixels = drawn(3000, 100)
     Image.fromarray(pixels).save(tmp_path / "tall.png")
     with open_slide(tmp_path / "tall.png", max_megapixels=SMALL) as slide:
-        for tile in tiles(slide, side_px=200, overlap_px=20):
+        most = 240 // slides._STRIP_ROWS + 2
+        twice = itertools.chain.from_iterable(tiles(slide, side_px=200, overlap_px=20) for _ in range(2))
+        for tile in twice:
             assert np.array_equal(tile.pixels, pixels[tile.top : tile.top + tile.height])
-            assert len(slide._strips) + len(slide._spare) <= 2
+            assert len(slide._strips) + len(slide._spare) <= most
         slide.thumbnail(10)
-        assert len(slide._strips) + len(slide._spare) <= 2
+        assert len(slide._strips) + len(slide._spare) <= most
 
 
 def test_sizes_of_pixels_are_told_only_where_a_microscope_could_have_written_them(files: Path, openslide) -> None:
@@ -200,9 +200,10 @@ def test_other_modes_become_what_decode_makes_of_them(tmp_path: Path, vips, mode
         assert np.array_equal(slide.read(0, 0, 400, 300), decode(tmp_path / "a.png").pixels)
 
 
-def test_colour_of_16_bits_becomes_what_decode_makes_of_it(tmp_path: Path, vips) -> None:
-    values = np.random.default_rng(1).integers(0, 65536, (300, 400, 3), dtype=np.uint16)
-    vips.Image.new_from_array(values, interpretation="rgb16").pngsave(str(tmp_path / "a.png"))
+@pytest.mark.parametrize(("bands", "space"), [(2, "grey16"), (3, "rgb16"), (4, "rgb16")])
+def test_bands_of_16_bits_become_what_decode_makes_of_them(tmp_path: Path, vips, bands: int, space: str) -> None:
+    values = np.random.default_rng(1).integers(0, 65536, (300, 400, bands), dtype=np.uint16)
+    vips.Image.new_from_array(values, interpretation=space).pngsave(str(tmp_path / "a.png"))
     with open_slide(tmp_path / "a.png", max_megapixels=SMALL) as slide:
         assert np.array_equal(slide.read(0, 0, 400, 300), decode(tmp_path / "a.png").pixels)
 
@@ -215,64 +216,7 @@ def test_a_jpeg_is_decoded_as_by_pillow(tmp_path: Path, vips) -> None:
     assert np.abs(read.astype(int) - decode(tmp_path / "a.jpg").pixels).max() <= 8
 
 
-# ------------------------------------------------------------------------------------------------------------- tiles
-
-
-@settings(max_examples=60, deadline=None)
-@given(width=st.integers(1, 90), height=st.integers(1, 90), side=st.integers(1, 100), overlap=st.integers(0, 30))
-def test_cores_share_out_the_slide_and_tiles_show_it(width: int, height: int, side: int, overlap: int) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    covered = np.zeros((height, width), dtype=int)
-    slide = held(pixels)
-    cut = list(tiles(slide, side_px=side, overlap_px=overlap))
-    for tile in cut:
-        core = tile.core
-        covered[core.top : core.top + core.height, core.left : core.left + core.width] += 1
-        assert max(core.width, core.height) <= side
-        assert tile.pixels.shape == (tile.height, tile.width, 3)
-        assert np.array_equal(
-            tile.pixels, pixels[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
-        )
-        assert tile.left == max(0, core.left - overlap) and tile.top == max(0, core.top - overlap)
-        assert tile.left + tile.width == min(width, core.left + core.width + overlap)
-    assert (covered == 1).all()
-    assert len(cut) == count_tiles(slide, side_px=side)
-    sizes = [tile.core.width for tile in cut] + [tile.core.height for tile in cut]
-    assert min(sizes) * 2 >= min(side, width, height) - 1
-    assert [tile.core.top for tile in cut] == sorted(tile.core.top for tile in cut)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A disc that was found."""
-
-    x: float
-    y: float
-    left: int
-    top: int
-    outline: tuple[tuple[float, float], ...]
-
-
-def test_what_is_found_in_an_overlap_counts_once_and_where_it_lies() -> None:
-    places = [(40.0, 40.0), (99.5, 50.0), (100.0, 100.0), (101.0, 149.0), (199.0, 199.0)]
-    seen = []
-    for tile in tiles(held(np.zeros((200, 200, 3), np.uint8)), side_px=100, overlap_px=60):
-        inside = [(x - tile.left, y - tile.top) for x, y in places]
-        found = [
-            Found(x=x, y=y, left=int(x) - 3, top=int(y) - 3, outline=((x, y), (x + 1, y), (x, y + 1)))
-            for x, y in inside
-            if 0 <= x < tile.width and 0 <= y < tile.height
-        ]
-        seen += list(own_finds(tile, found))
-    assert sorted((one.x, one.y) for one in seen) == sorted(places)
-    assert all(one.left == int(one.x) - 3 and one.top == int(one.y) - 3 for one in seen)
-    assert all(one.outline == ((one.x, one.y), (one.x + 1, one.y), (one.x, one.y + 1)) for one in seen)
-
-
-@pytest.mark.parametrize(("side", "overlap"), [(0, 0), (-5, 0), (10, -1)])
-def test_tiles_without_a_size_are_refused(side: int, overlap: int) -> None:
-    with pytest.raises(ValueError, match="cannot be cut"):
-        next(tiles(held(np.zeros((20, 20, 3), np.uint8)), side_px=side, overlap_px=overlap))
+# ------------------------------------------------------------------------------------------------------------- regions
 
 
 @pytest.mark.parametrize("region", [(-1, 0, 5, 5), (0, -1, 5, 5), (606, 0, 5, 5), (0, 696, 5, 5), (0, 0, 0, 5)])
@@ -378,16 +322,46 @@ def test_rows_too_wide_for_the_memory_are_an_error_of_that_image(files: Path, mo
 
 
 def test_colours_of_print_and_stacks_are_refused(tmp_path: Path, vips) -> None:
-    Image.fromarray(drawn()).convert("CMYK").save(tmp_path / "print.jpg")
-    with pytest.raises(BadImage, match="cmyk"):
-        open_slide(tmp_path / "print.jpg", max_megapixels=SMALL)
+    for mode, name in (("CMYK", "print.jpg"), ("CMYK", "print.tif"), ("YCbCr", "apart.tif"), ("LAB", "lab.tif")):
+        as_rgb = Image.fromarray(drawn())
+        image = Image.merge("LAB", as_rgb.split()) if mode == "LAB" else as_rgb.convert(mode)
+        image.save(tmp_path / name, **({"compression": "tiff_adobe_deflate"} if name.endswith("tif") else {}))
+        with pytest.raises(BadImage, match=f"its pixels are {mode} colours") as caught:
+            open_slide(tmp_path / name, max_megapixels=SMALL)
+        assert "--max-megapixels 1" in caught.value.hint
+        with open_slide(tmp_path / name, max_megapixels=1) as slide:
+            assert slide.reader == "memory"
     page = Image.fromarray(drawn())
     page.save(tmp_path / "stack.tif", save_all=True, append_images=[page, page])
     with pytest.raises(BadImage, match="3 frames"):
         open_slide(tmp_path / "stack.tif", max_megapixels=SMALL)
     vips.Image.new_from_array(drawn().astype(np.float32)).tiffsave(str(tmp_path / "float.tif"))
-    with pytest.raises(BadImage, match=r"float|cannot be decoded|not an image"):
+    with pytest.raises(BadImage, match=r"3 bands of float|floating-point|header is damaged"):
         open_slide(tmp_path / "float.tif", max_megapixels=SMALL)
+    Image.fromarray(drawn()[..., 0].astype(np.float32)).save(tmp_path / "plane.tif")
+    with pytest.raises(BadImage, match="floating-point numbers") as caught:
+        open_slide(tmp_path / "plane.tif", max_megapixels=SMALL)
+    assert "--max-megapixels" not in caught.value.hint, "it is refused whole, too"
+
+
+def test_a_jpeg_within_a_tiff_has_colours_apart_and_is_read_as_ever(tmp_path: Path, vips) -> None:
+    smooth = np.linspace(0, 200, 610).astype(np.uint8)[None, :, None].repeat(700, axis=0).repeat(3, axis=2)
+    Image.fromarray(smooth).save(tmp_path / "a.tif", compression="jpeg", quality=95)
+    with open_slide(tmp_path / "a.tif", max_megapixels=SMALL) as slide:
+        read = slide.read(0, 0, 610, 700)
+    assert np.abs(read.astype(int) - decode(tmp_path / "a.tif").pixels).max() <= 8
+
+
+def test_a_pyramid_of_16_bit_grey_is_refused_not_read_wrong(tmp_path: Path, vips, openslide) -> None:
+    values = np.random.default_rng(1).integers(0, 65536, (300, 400), dtype=np.uint16)
+    form = {"tile": True, "pyramid": True, "tile_width": 128, "tile_height": 128}
+    vips.Image.new_from_array(values, interpretation="grey16").tiffsave(str(tmp_path / "grey.tif"), **form)
+    with pytest.raises(BadImage, match="16-bit grey"):
+        open_slide(tmp_path / "grey.tif", max_megapixels=200)
+    colour = np.random.default_rng(1).integers(0, 65536, (300, 400, 3), dtype=np.uint16)
+    vips.Image.new_from_array(colour, interpretation="rgb16").tiffsave(str(tmp_path / "colour.tif"), **form)
+    with open_slide(tmp_path / "colour.tif", max_megapixels=200) as slide:
+        assert np.abs(slide.read(0, 0, 400, 300).astype(int) - (colour >> 8)).max() <= 1
 
 
 @pytest.mark.parametrize(("module", "name"), [("pyvips", "plain.png"), ("openslide", "pyramid.tif")])

@@ -16,9 +16,11 @@ from leukemia_cli.vision.traits import (
     COLOUR_NAMES,
     CORNER_NAMES,
     MOST_SIDE_PX,
+    StoredTraits,
     Traits,
     jpeg_quality,
     measure,
+    packed,
 )
 
 
@@ -215,3 +217,26 @@ def test_pointers_and_the_number_of_cells_are_seen_in_whole_fields() -> None:
     assert sum(t.has_pointer for t in leukaemic) >= 2
     assert not any(t.has_pointer for t in healthy)
     assert np.median([t.bodies for t in leukaemic]) > 5 * np.median([t.bodies for t in healthy])
+
+
+def test_traits_come_back_from_rows_as_they_were() -> None:
+    plain = traits_of(discs(0, also=0))
+    marked = measure(np.asarray(with_bar(smear())), format="JPEG", jpeg_quality=90.5)
+    assert (plain.jpeg_quality, plain.body_px) == (None, None)
+    assert marked.scale_bar_place
+    told = [plain, marked, traits_of(smear("ALL"))]
+    stored = StoredTraits(packed(told))
+    for one, other in zip(stored, told, strict=True):
+        assert {name: _plain(getattr(one, name)) for name in Traits.__slots__} == {
+            name: _plain(getattr(other, name)) for name in Traits.__slots__
+        }
+    assert [each.bodies for each in stored[1:]] == [each.bodies for each in told[1:]]
+    chosen = StoredTraits(packed(told), np.array([2, 0]))
+    assert [each.bodies for each in chosen] == [told[2].bodies, told[0].bodies]
+    assert chosen[-1].bodies == told[0].bodies
+    with pytest.raises(IndexError):
+        chosen[2]
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str | int | float | None) else list(value)
