@@ -235,6 +235,9 @@ class FittingSet:
             # Two streams, so that heads that differ in width or rate see the images in one order.
             draws, orders = (torch.Generator().manual_seed(seed) for _ in range(2))
             head = Head(choice, self._width, class_count, draws=draws).eval()
+            if not choice.hidden:  # a convex problem: what a random start leaves in the weights is noise
+                head.out.weight.zero_()
+                head.out.bias.zero_()
             kept = torch.from_numpy(self._rankings.keep(choice.selected, choice.by))
             head.mean.copy_(self._scaling.mean)
             head.scale.copy_(self._scaling.scale)

@@ -21,8 +21,7 @@ patient who was not in it, and would drown all others. Our choice."""
 class Head(nn.Module):
     """Standardise → select → (linear, ReLU, dropout) for each hidden width → linear; (B, D) to (B, C) logits.
 
-    Weights start as those of torch's linear layers do, drawn from `draws` (None: torch's own generator); without hidden
-    layers they start at zero.
+    Weights start as those of torch's linear layers do, drawn from `draws` (None: torch's own generator).
     """
 
     def __init__(
@@ -46,10 +45,6 @@ class Head(nn.Module):
         widths = (kept, *choice.hidden)
         self.hidden = nn.ModuleList(_linear(a, b, draws) for a, b in itertools.pairwise(widths))
         self.out = _linear(widths[-1], class_count, draws)
-        if not choice.hidden:  # a convex problem: what a start at random leaves in the weights is noise
-            with torch.no_grad():
-                self.out.weight.zero_()
-                self.out.bias.zero_()
         self.rate = choice.rate
 
     def fit_features(

@@ -152,7 +152,7 @@ def test_json_and_an_output(smears: list[str], leuk: Leuk) -> None:
 def test_output_that_fails_keeps_what_was_there(smears: list[str], leuk: Leuk, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("found.csv").write_text("old")
     assert leuk("cells", smears[0], "--output", "picture.png").code == 2
-    whole, calls = step.cut, []
+    whole, calls = step.find_cells, []
 
     def fails_later(*given: object) -> object:
         calls.append(given)
@@ -160,7 +160,7 @@ def test_output_that_fails_keeps_what_was_there(smears: list[str], leuk: Leuk, m
             raise RuntimeError("planted")
         return whole(*given)
 
-    monkeypatch.setattr(step, "cut", fails_later)
+    monkeypatch.setattr(step, "find_cells", fails_later)
     done = leuk("cells", *smears * 4, "--output", "found.csv", "--workers", "1")
     assert done.code == 1
     assert Path("found.csv").read_text() == "old"

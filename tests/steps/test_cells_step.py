@@ -23,7 +23,9 @@ from leukemia_cli.vision import cutting
 from leukemia_cli.vision.cells import Finder, FoundCells, find_cells
 from leukemia_cli.vision.cutting import InputUnit
 from leukemia_cli.vision.decode import decode
+from leukemia_cli.vision.masking import level_ground
 from leukemia_cli.vision.slides import held
+from leukemia_cli.vision.stain import ground_colour
 from leukemia_cli.workspace import open_workspace
 
 SAMPLES = Path(__file__).parents[2] / "sample_images"
@@ -135,7 +137,7 @@ def test_paths_are_taken_as_they_are_needed(two: list[str]) -> None:
 
 
 def test_crops_are_those_of_prepare(tmp_path: Path) -> None:
-    """The same bytes, so that what is seen here is what is trained on."""
+    """What is seen here is what is trained on, but for the light: prepare levels it to the photograph's ground."""
     for name, patient in (("ALL", 1), ("ALL", 2), ("ALL", 3), ("HTL", 1), ("HTL", 2), ("HTL", 3)):
         source = SAMPLES / name / f"{name.lower()}-patient-0{patient}" / "field-01.jpg"
         shutil.copy(source, _made(tmp_path / "in" / name / source.parent.name / source.name))
@@ -147,13 +149,14 @@ def test_crops_are_those_of_prepare(tmp_path: Path) -> None:
     inputs = sorted(str(path) for path in (tmp_path / "in").rglob("*.jpg"))
     seen = found(inputs, crops=tmp_path / "crops", input_unit="field")
     ours = {
-        (each.path, round(one.cell.x, 1), round(one.cell.y, 1)): (
-            tmp_path / "crops" / crop_name(place, each.path, one.number)
-        ).read_bytes()
+        (each.path, round(one.cell.x, 1), round(one.cell.y, 1)): level_ground(
+            decode(tmp_path / "crops" / crop_name(place, each.path, one.number)).pixels,
+            ground_colour(decode(each.path).pixels),
+        ).tobytes()
         for place, each in enumerate(seen)
         for one in each.cells
     }
-    theirs = {(cell.field, cell.x, cell.y): Path(cell.path).read_bytes() for cell in kept}
+    theirs = {(cell.field, cell.x, cell.y): decode(cell.path, alpha=True).pixels[..., :3].tobytes() for cell in kept}
     assert len(ours) >= 3
     assert ours == theirs
     assert len(list((tmp_path / "crops").iterdir())) == len(ours)
