@@ -38,9 +38,14 @@ CONFIGURATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cells, `svm`": ("cell", ("--variant", "svm")),
     "cells, `hidden`": ("cell", ("--variant", "hidden")),
     "cells, `dropout`": ("cell", ("--variant", "dropout")),
-    "cells, `dropout`, `--stain-norm macenko`": ("cell", ("--variant", "dropout", "--stain-norm", "macenko")),
     "cells, `dropout`, `--stain-norm reinhard`": ("cell", ("--variant", "dropout", "--stain-norm", "reinhard")),
-    "cells, `dropout`, `--stain-jitter 0.3`": ("cell", ("--variant", "dropout", "--stain-jitter", "0.3")),
+    "cells, `base`, `--background keep`": ("cell", ("--variant", "base", "--background", "keep")),
+    "cells, `svm`, `--background keep`": ("cell", ("--variant", "svm", "--background", "keep")),
+    "cells, `dropout`, `--background keep`": ("cell", ("--variant", "dropout", "--background", "keep")),
+    "cells, `dropout`, `--background keep --stain-norm macenko`": (
+        "cell",
+        ("--variant", "dropout", "--background", "keep", "--stain-norm", "macenko"),
+    ),
 }
 
 
@@ -119,7 +124,10 @@ def blocks(data: Path, work: Path) -> str:
 
 Trained on two capture blocks, one of each class, judged on the other two: all four ways, seed {SEED}.
 With one group a class in training there is nothing to choose by: every setting is a default, and photographs are read by the
-first rule. That this rule stands first was decided after a look at these very blocks. No interval: two groups a
+first rule. Cells are seen without their background unless `--background keep` is there. **The defaults were chosen with these
+very
+blocks, Taleqani and AML cells in sight**: the rule, the masking, the learning rate of heads and how classes are weighed. These
+figures are no test of them. No interval: two groups a
 class. *Steady* is the share of decisions that stay when 5 cells of each photograph are kept. Fields reach much here
 by size, density and
 pointer, which is the shortcut, not skill; on blocks kept aside by others a model of shrunk fields was near 0.6.
@@ -170,7 +178,9 @@ def hospitals(data: Path, work: Path) -> str:
         bench.leuk("prepare", source, "--task", "binary", "--unit", "cell", *how, *more, "--no-images")
         for title, flags in (
             ("`dropout`", ("--variant", "dropout")),
-            ("`dropout`, reinhard", ("--variant", "dropout", "--stain-norm", "reinhard")),
+            ("`base`", ("--variant", "base")),
+            ("`dropout`, keep", ("--variant", "dropout", "--background", "keep")),
+            ("`dropout`, keep, reinhard", ("--variant", "dropout", "--background", "keep", "--stain-norm", "reinhard")),
         ):
             run = bench.leuk("train", "--backbone", BACKBONE, "--views", "1", *flags)
             own = bench.leuk("evaluate", run["run"], "--no-images")
@@ -187,7 +197,9 @@ def hospitals(data: Path, work: Path) -> str:
 
 Balanced accuracy of photographs; *novel* is the share that `classify` would abstain on as novel.
 Of Taleqani every fifth image of its list. It marks no cells: there every cell has the class of its photograph
-(`--unmarked as-image`), and its benign class are haematogones, which look like blasts. 0.5 is chance.
+(`--unmarked as-image`), and its benign class are haematogones, which look like blasts. 0.5 is chance. *Keep* is
+`--background keep`; else cells are seen without their background. That this is the default was chosen with these
+very hospitals in sight. An image called novel gets no label from `classify`; the figures count every image.
 
 {table(headers, body)}
 
@@ -226,7 +238,9 @@ def laboratories(data: Path, work: Path) -> str:
         ("the same, `--stain-norm reinhard`", False, ("--stain-norm", "reinhard")),
         ("the same, `--stain-norm macenko`", False, ("--stain-norm", "macenko")),
         ("the same, `--stain-jitter 0.3`", False, ("--stain-jitter", "0.3")),
+        ("the same, `--background mask`", False, ("--background", "mask")),
         ("and the patients' own mature cells as healthy", True, ()),
+        ("and own mature cells, `--background mask`", True, ("--background", "mask")),
         ("and own mature cells, `--stain-norm reinhard`", True, ("--stain-norm", "reinhard")),
     ):
         name = "aml-negatives" if negatives else "aml-plain"
@@ -270,8 +284,6 @@ AML cells are of one laboratory, healthy cells of another. {len(held)} of {len(p
 whole, and asked about: {len(mature)} mature and {len(blasts)} blast-like cells of theirs. The threshold of the second
 column is set on
 those very blasts, to compare models at one sensitivity; it is no threshold to use. Whole images, `base`, two views, seed {SEED}.
-Masking the
-background of single cells is not a remedy that leuk has, and was not tried.
 
 {table(headers, body)}
 

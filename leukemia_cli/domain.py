@@ -197,6 +197,18 @@ class Remedies:
         return {**dataclasses.asdict(self), "stain_target": list(self.stain_target)}
 
     @property
+    def titles(self) -> tuple[str, ...]:
+        """Say each in words; none where nothing is done."""
+        told = {
+            "marks painted over": self.mask_marks,
+            "background masked": self.background == "mask",
+            f"colours by {self.stain_norm}": self.stain_norm != "none",
+            f"red cells {self.red_cell_px or 0:g} px wide": self.red_cell_px is not None,
+            f"seen in {self.tiles} tiles": self.tiles > 1,
+        }
+        return tuple(title for title, done in told.items() if done)
+
+    @property
     def hide_origin(self) -> bool:
         """Tell whether they take away what tells where an image is from."""
         return self.background != "keep" or self.stain_norm != "none"

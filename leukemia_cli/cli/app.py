@@ -330,9 +330,7 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images a step (default: 64 for head, 16 otherwise).")
     ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate (default: 1e-3 for head, 1e-4 otherwise).")
-    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate (default: 1e-4).")] = None,
     feature_sizes: Annotated[str | None, typer.Option(help="Hidden widths to choose from: 1024,512,1024-256.")] = None,
     dropout_rates: Annotated[str | None, typer.Option(help="Dropout rates to choose from: 0.2,0.4.")] = None,
     select: Annotated[str | None, typer.Option(help="Numbers of features to choose from: none,512.")] = None,
@@ -349,7 +347,7 @@ def train(
         int | None, typer.Option(min=1, help="Epochs without gain before stopping (default 10 or 5).")
     ] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="Default 0.05.")] = None,
-    class_weights: Annotated[bool, typer.Option(help="Give every class the same say in the loss.")] = True,
+    class_weights: Annotated[bool, typer.Option(help="Give every class the same say.")] = True,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches a step (fine-tuning).")] = 1,
     clip_norm: Annotated[float | None, typer.Option(help="Longest gradient (default 1).")] = None,
     views: Annotated[

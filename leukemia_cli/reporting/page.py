@@ -963,6 +963,7 @@ def _origin(source: _Source) -> Section:
         ("Groups", {"none": "unknown"}.get(str(report.get("groups_source")), report.get("groups_source"))),
         ("Input", None if size is None else f"{size} × {size} px, {model.get('fit')}, {model.get('interpolation')}"),
         ("Mean and standard deviation", _moments(model)),
+        ("Remedies", ", ".join(model.get("remedies_titles") or ())),
         ("Seed", model.get("seed", report.get("seed"))),
         ("Looks at the test split", report.get("test_looks")),
         ("Intervals", _bootstrap_words(bootstrap)),
@@ -1122,7 +1123,9 @@ def _facts(source: _Source) -> dict[Fact, str]:
     if model.get("input_size_px"):
         facts["preprocessing"] = (
             f"{model['input_size_px']} px, {model.get('fit')}, {model.get('interpolation')}; "
-            f"mean and standard deviation {_moments(model)}."
+            f"mean and standard deviation {_moments(model)}"
+            + "".join(f"; {title}" for title in model.get("remedies_titles") or ())
+            + "."
         )
     if model.get("versions"):
         facts["software"] = ", ".join(f"{name} {version}" for name, version in model["versions"].items()) + "."

@@ -846,6 +846,7 @@ def _model(run: RunFolder, classifier: Classifier) -> dict[str, Any]:
         **classifier.preprocessing.as_json(),
         "classes": list(classifier.task.classes),
         "task_title": classifier.task.title,
+        "remedies_titles": list(classifier.preprocessing.remedies.titles),
         **kept,
     }
 

@@ -157,6 +157,8 @@ def _load(settings: TrainSettings, note: Note) -> LoadedBackbone:
         input_size_px=settings.input_size_px,
     )
     loaded = with_remedies(loaded, settings.remedies)
+    if settings.remedies.titles:
+        note(f"remedies: {', '.join(settings.remedies.titles)}")
     note(f"backbone: {settings.backbone} ({loaded.spec.timm_name}), weights: {loaded.spec.weights_source}")
     if loaded.spec.is_random:
         note("warning: --weights none: the backbone is random, never trained on anything; expect poor figures")

@@ -29,8 +29,13 @@ def level_ground(pixels: Pixels, ground: tuple[int, int, int]) -> Pixels:
 
 
 def inside_outline(outline: Sequence[tuple[float, float]], size: tuple[int, int]) -> Mask:
-    """Tell what lies within an outline, and a rim around it, in a picture of (width, height); (H, W)."""
+    """Tell what lies within an outline, and a rim around it, in a picture of (width, height); (H, W).
+
+    All of it, where the outline has fewer than three corners.
+    """
     width, height = size
+    if len(outline) < 3:
+        return np.ones((height, width), dtype=bool)
     drawn = Image.new("L", size, 0)
     pen = ImageDraw.Draw(drawn)
     corners = [(float(x), float(y)) for x, y in outline]

@@ -18,7 +18,7 @@ from leukemia_cli.learning.classifier import load_classifier
 from leukemia_cli.learning.features import FeatureCache, Views, extract, run_backbone
 from leukemia_cli.learning.heatmaps import heatmap
 from leukemia_cli.learning.machine import choose_machine
-from leukemia_cli.learning.recipes import TrainSettings, augmentation_of, plan_of, with_remedies
+from leukemia_cli.learning.recipes import TrainSettings, augmentation_of, plan_of, settled, with_remedies
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
 from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
 from leukemia_cli.steps.evaluate import EvaluateSettings, evaluate
@@ -55,6 +55,25 @@ def samples(tmp_path_factory: pytest.TempPathFactory, make_lab) -> tuple[Sample,
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, make_lab):
     return make_lab(tmp_path_factory.mktemp("remedied-folds"), folds=2, groups=4, images=1, side_px=96)
+
+
+def test_cells_are_masked_and_images_are_not_unless_it_is_said() -> None:
+    assert settled(Remedies(), "auto", "cell") == Remedies(background="mask")
+    assert settled(Remedies(), "auto", "image") == Remedies()
+    assert settled(Remedies(), "keep", "cell") == Remedies()
+    assert settled(Remedies(stain_norm="reinhard"), "mask", "image").stain_target == TARGETS["reinhard"]
+
+
+def test_remedies_are_told_in_words() -> None:
+    assert Remedies().titles == ()
+    told = Remedies(mask_marks=True, background="mask", stain_norm="macenko", red_cell_px=20.0, tiles=4).titles
+    assert told == (
+        "marks painted over",
+        "background masked",
+        "colours by macenko",
+        "red cells 20 px wide",
+        "seen in 4 tiles",
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- tiles

@@ -295,7 +295,14 @@ def test_the_parts_of_a_member_leave_its_fold_out(tmp_path: Path, make_lab) -> N
 
 
 def test_groups_are_left_out_whole_whatever_their_class() -> None:
-    of_groups = [("ill-0", "ALL"), ("ill-0", "ALL"), ("ill-1", "ALL"), ("well", "HTL"), ("well", "HTL"), ("well", "HTL")]
+    of_groups = [
+        ("ill-0", "ALL"),
+        ("ill-0", "ALL"),
+        ("ill-1", "ALL"),
+        ("well", "HTL"),
+        ("well", "HTL"),
+        ("well", "HTL"),
+    ]
     samples = [Sample(path=str(i), label=label, group=group) for i, (group, label) in enumerate(of_groups)]
     everything = range(len(samples))
     assert not inner_holdouts(samples, everything, most=4, seed=0), "a class of one group cannot be held out"

@@ -49,6 +49,7 @@ def test_what_lies_within_an_outline_is_kept_and_a_rim_around_it() -> None:
     assert inside[19, 40]
     assert not inside[:16].any()
     assert not inside[:, 66:].any()
+    assert inside_outline([(1, 1), (2, 2)], (5, 4)).all()
 
 
 def test_only_the_cell_nearest_to_the_centre_is_kept() -> None:
