@@ -57,7 +57,7 @@ from leukemia_cli.learning.svm import Kernels, Svm
 from leukemia_cli.learning.weights import LoadedBackbone
 
 INNER_FOLDS = 4
-_LEFT_OUT = "groups of training left out in turn, for what is novel alone"
+LEFT_OUT = "groups of training left out in turn for what is novel alone"
 FEATURE_BATCH = 16
 """Most images through a frozen backbone at once: larger batches gain nothing on a CPU and little on a GPU."""
 SVM_ROWS = 12_000
@@ -538,7 +538,7 @@ class Trainer:
                 strange = self._strange(plain, places, holdouts)
             except ValueError:  # without one group there is too little left to describe
                 return None
-            named = f"{_LEFT_OUT}, {self._counted(places)}"
+            named = f"{LEFT_OUT}, {self._counted(places)}"
         calibration = Calibration(
             probabilities=probabilities,
             labels=self.labels[list(places)],
@@ -629,7 +629,7 @@ class Trainer:
             known = self._described(plain, holdout.fit)
             if known is None or member.backbone is not None:
                 return None
-            bags = self._bags(fields, member, known, np.zeros(len(fields), dtype=np.int64), _LEFT_OUT)
+            bags = self._bags(fields, member, known, np.zeros(len(fields), dtype=np.int64), LEFT_OUT)
             for field, novelty in zip(fields, bags.novelty, strict=True):
                 if len(novelty) >= settings.least_cells:
                     held.append(field)
@@ -642,7 +642,7 @@ class Trainer:
             labels=np.array([self.field_labels[field.path] for field in held], dtype=np.int64),
             groups=tuple(field.group for field in held) if groups_known else None,
             novelty=np.array(strange),
-            named=f"{_LEFT_OUT}, {len(held)} photographs of {len({field.group for field in held})} groups",
+            named=f"{LEFT_OUT}, {len(held)} photographs of {len({field.group for field in held})} groups",
         )
         return fit_limits(calibration, settings)
 

@@ -17,6 +17,7 @@ from leukemia_cli.learning.batches import plain_view, read_sample
 from leukemia_cli.learning.classifier import Classifier, load_classifier, together
 from leukemia_cli.learning.machine import choose_machine
 from leukemia_cli.learning.recipes import TrainSettings
+from leukemia_cli.learning.training import LEFT_OUT
 from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
 from leukemia_cli.steps.train import train
 from leukemia_cli.workspace import find_run, open_workspace, read_run_folder
@@ -199,3 +200,12 @@ def test_phrases_of_members_are_said_once() -> None:
     assert together([None, None]) is None and together(["a, 1 x", "a, 1 x"]) == "a, 1 x"
     assert together(["a, 12 x", "a, 3 x"]) == "a of each fold, 3 x to 12 x"
     assert together(["a, 12 x", "b, 3 x"]) == "a, 12 x; b, 3 x"
+
+
+def test_what_members_were_fitted_on_is_said_once() -> None:
+    kinds = [f"{LEFT_OUT}, {images} images of 3 groups" for images in (12, 7, 12)]
+    assert together(kinds) == f"{LEFT_OUT} of each fold, 7 images of 3 groups to 12 images of 3 groups"
+    assert together([*kinds, "calibration part, 9 images of 4 groups"]) == "; ".join(
+        [kinds[0], kinds[1], "calibration part, 9 images of 4 groups"]
+    )
+    assert together([None, None]) is None
