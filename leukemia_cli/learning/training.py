@@ -622,13 +622,15 @@ class Trainer:
 
     def _novelty_limits(self, part: Part, member: Member, plain: _Kept, settings: DoubtSettings) -> Limits | None:
         """Fit which photographs are novel, and no more, on groups of training left out in turn; None by a tuned backbone."""
+        if member.backbone is not None or member.doubt is None:
+            return None
         held, strange = [], []
         for holdout in left_out(self.manifest.samples, part.train, most=INNER_FOLDS):
             groups = {self.manifest.samples[i].inseparable for i in holdout.score}
             fields = [field for field in self._training_fields(part) if field.inseparable in groups]
             known = self._described(plain, holdout.fit)
-            if known is None or member.backbone is not None:
-                return None
+            if known is None:  # without this group there is too little left to describe
+                continue
             bags = self._bags(fields, member, known, np.zeros(len(fields), dtype=np.int64), LEFT_OUT)
             for field, novelty in zip(fields, bags.novelty, strict=True):
                 if len(novelty) >= settings.least_cells:

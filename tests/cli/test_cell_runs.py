@@ -85,6 +85,50 @@ def test_a_leukaemia_cell_that_nobody_marked_has_no_class(pictures: Path, leuk: 
     assert "without --unit cell" in done.err
 
 
+def test_cells_are_seen_without_their_background(cells: CellRun) -> None:
+    facts = json.loads((cells.root / "runs" / cells.run / "run.json").read_text())
+    assert facts["preprocessing"]["remedies"]["background"] == "mask"
+    assert cells.documents["evaluate"]["model"]["remedies_titles"] == ["background masked"]
+    for row in table(cells.root / "manifest" / "manifest.csv")[:5]:
+        with Image.open(cells.root / "manifest" / row["path"]) as crop:
+            assert crop.mode == "RGBA"
+
+
+def test_with_two_patients_a_class_photographs_are_still_told_novel(pictures: Path, leuk: Leuk, tmp_path: Path) -> None:
+    for name in (
+        "ALL/all-patient-02",
+        "ALL/all-patient-04",
+        "HTL/htl-patient-01",
+        "HTL/htl-patient-03",
+    ):  # of several cells
+        shutil.copytree(pictures / name, tmp_path / "few" / name)
+    flags = ("--task", "binary", "--unit", "cell", "--unmarked", "as-image", "--input-unit", "field", "--folds", "2")
+    assert leuk("prepare", "few", *flags, "--no-images", "-w", "ws").code == 0
+    done = leuk(
+        "train",
+        "--backbone",
+        "timm:test_resnet",
+        "--weights",
+        "none",
+        "--views",
+        "1",
+        "--epochs",
+        "2",
+        "-w",
+        "ws",
+        "--json",
+    )
+    assert done.code == 0, done.err
+    facts = json.loads((tmp_path / "ws" / "runs" / done.json()["run"] / "run.json").read_text())
+    for member in facts["members"]:
+        reading = member["reading"]
+        assert reading["aggregation"]["rule"] == "second-of-five"
+        assert reading["aggregation"]["chosen_on"] is None
+        assert reading["limits"]["confidence"] is None
+        assert reading["limits"]["novelty_threshold"] > 0
+    assert any("not which are uncertain" in warning for warning in facts["warnings"])
+
+
 def test_the_report_has_every_level_and_the_control(cells: CellRun) -> None:
     report = cells.documents["evaluate"]
     told = report["cells"]
