@@ -61,13 +61,14 @@ def _second_of_five(bag: Bag, healthy: int | None) -> FloatArray:
     """Give the mean, over all sets of five cells, of the second that looks least healthy (without a healthy class: of all).
 
     One cell that is misread changes nothing, two that agree do. It stands for the third of cells that look least healthy:
-    the second of five lies at 2/6 of them, so of two to four cells the place (n + 1)/3 is taken, between two of them.
+    the second of five lies at 2/6 of them, so of three and four cells the place (n + 1)/3 is taken, between two of them. Of
+    two, where that would be the one that looks least healthy, it is their mean.
     """
-    if healthy is None:
+    if healthy is None or len(bag) < 3:
         return _mean(bag, healthy)
     if len(bag) >= 5:
         return _of_drawn(bag, healthy, 5, 2)
-    place = max(1.0, (len(bag) + 1) / 3)
+    place = (len(bag) + 1) / 3
     first = int(place)
     order = np.argsort(bag[:, healthy], kind="stable")
     low, high = bag[order[first - 1]], bag[order[min(first, len(bag) - 1)]]
