@@ -130,11 +130,18 @@ def novelty_threshold(scores: FloatArray, groups: Sequence[str] | None, false_al
     """Give the score above which an image is called novel: at most `false_alarm` of the images of a new group are.
 
     `scores` (N,) are those of images that the description has not seen; each group counts equally (without `groups`, each
-    image). Below 1 / false_alarm − 1 groups (19 for 5 %) no score can promise this, and the greatest one is given: an image
-    of a new group then lies above it with probability at most 1 / (G + 1), which is more than `false_alarm`. With little more
-    groups than that the rate is held with much to spare: on average it is `false_alarm` − 1 / (G + 1) of what was seen.
+    image). Below 1 / false_alarm − 1 groups (19 for 5 %) no score can promise this. Then for each group the score is sought that
+    `false_alarm` of its images exceed, and the greatest of these is given: a new group has a larger share of images above it with
+    probability at most 1 / (G + 1). With little more groups than that the rate is held with much to spare: on average it is
+    `false_alarm` − 1 / (G + 1) of what was seen.
     Raises ValueError for no scores, scores that are not finite, or a rate outside (0, 1).
     Source: `new_score_bound`.
     """
     bound = new_score_bound(scores, groups, false_alarm)
-    return float(np.max(scores)) if bound is None else bound
+    if bound is not None:
+        return bound
+    each_own = range(len(scores)) if groups is None else groups
+    by_group: dict[object, list[float]] = {}
+    for group, score in zip(each_own, scores, strict=True):
+        by_group.setdefault(group, []).append(float(score))
+    return max(float(np.quantile(own, 1 - false_alarm, method="higher")) for own in by_group.values())

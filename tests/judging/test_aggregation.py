@@ -145,7 +145,7 @@ def test_where_no_fold_can_be_left_out_the_default_is_taken() -> None:
     assert by_class == one_fold == default_aggregation(2, HEALTHY)
     assert by_class.chosen_on is None
     bag = np.array([[0.7, 0.3], [0.1, 0.9]])
-    np.testing.assert_allclose(by_class([bag])[0], [0.7, 0.3])
+    np.testing.assert_allclose(by_class([bag])[0], [0.4, 0.6])
 
 
 def test_nothing_seen_is_nothing_said() -> None:

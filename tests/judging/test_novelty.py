@@ -128,6 +128,31 @@ def test_the_threshold_on_paper() -> None:
     assert novelty_threshold(scores, groups, 0.05) == 38
 
 
+def test_of_few_groups_no_stray_image_sets_the_threshold() -> None:
+    """The greatest of the groups' own 95th percentiles: one odd cell of a hundred does not move it."""
+    rng = np.random.default_rng(0)
+    scores, groups = rng.normal(1, 0.1, 300), [f"g{i % 3}" for i in range(300)]
+    calm = novelty_threshold(scores, groups)
+    own = [np.sort(scores[i::3])[95] for i in range(3)]
+    assert calm == pytest.approx(max(own))
+    stray = scores.copy()
+    stray[7] = 9.0
+    assert novelty_threshold(stray, groups) < 1.5
+    assert novelty_threshold(np.array([1.0, 3.0, 2.0]), ["a", "b", "c"]) == 3.0
+
+
+@given(st.integers(2, 8), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_at_most_the_asked_share_of_each_seen_group_lies_above(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = [f"g{rng.integers(count)}" for _ in range(20 * count)]
+    scores = rng.normal(size=len(groups)) + np.array([int(g[1:]) for g in groups])
+    bar = novelty_threshold(scores, groups, 0.1)
+    for group in set(groups):
+        own = scores[np.array(groups) == group]
+        assert (own > bar).mean() <= 0.1
+
+
 @pytest.mark.parametrize(("count", "expected"), [(18, 17), (19, 18), (39, 37)])
 def test_few_groups_give_the_greatest_score(count: int, expected: float) -> None:
     assert novelty_threshold(np.arange(float(count)), [f"g{i}" for i in range(count)]) == expected
