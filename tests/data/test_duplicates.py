@@ -281,8 +281,8 @@ def test_bursts_need_a_camera_each() -> None:
 @pytest.fixture(scope="module")
 def real_images() -> Path:
     folder = os.environ.get("LEUK_TEST_DATA")
-    if not folder:
-        pytest.skip("LEUK_TEST_DATA does not name the folder of real images")
+    if not folder or not Path(folder, "ALL_IDB1").is_dir():
+        pytest.skip("LEUK_TEST_DATA names no folder with real images")
     return Path(folder)
 
 
