@@ -297,7 +297,7 @@ class _Buckets:
         self._held: list[NDArray[Any]] = []
         self._files: list[IO[bytes]] = []
         if count > 1:
-            self._files = [stack.enter_context(tempfile.TemporaryFile(dir=scratch)) for _ in range(count)]  # noqa: SIM115
+            self._files = [stack.enter_context(tempfile.TemporaryFile(dir=scratch)) for _ in range(count)]  # noqa: SIM115  # the stack closes them
 
     def add(self, rows: NDArray[Any], numbers: NDArray[Any]) -> None:
         """Put each row into the bucket of its number."""

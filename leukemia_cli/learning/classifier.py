@@ -135,10 +135,16 @@ class Classifier:
         """Give what all members together make of n images."""
         return seen_by(self.members, self.vectors(looks))
 
+    @property
+    def novelty_preprocessing(self) -> Preprocessing:
+        """Give how images are seen to tell what is novel; as for their class where a member cannot tell it anyway."""
+        told = all(member.doubt is not None for member in self.members)
+        return self.preprocessing.as_photographed if told else self.preprocessing
+
     def vectors(self, looks: Sequence[Look]) -> list[Vectors]:
         """Give each member's feature vectors of n images."""
         of_class = self._features([look.view for look in looks])
-        if not self.preprocessing.remedies.hide_origin:
+        if self.novelty_preprocessing == self.preprocessing:
             return [Vectors(rows, rows) for rows in of_class]
         of_novelty = self._features([look.as_photographed for look in looks])
         return [Vectors(*rows) for rows in zip(of_class, of_novelty, strict=True)]

@@ -164,9 +164,7 @@ def _vectors(
     track: Track,
 ) -> list[Vectors]:
     """Give each member's feature vectors of the plain views; a shared backbone looks once."""
-    specs = (classifier.preprocessing, classifier.preprocessing.as_photographed)
-    if all(member.doubt is None for member in members):
-        specs = (classifier.preprocessing, classifier.preprocessing)
+    specs = (classifier.preprocessing, classifier.novelty_preprocessing)
     known: dict[tuple[str, Preprocessing], Features] = {}
     vectors = []
     for member in members:

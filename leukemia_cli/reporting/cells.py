@@ -12,9 +12,10 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from leukemia_cli.reporting.findings import Scalar, csv_line
+from leukemia_cli.vision.cells import Cell
 
 CELL_COLUMNS = (
     "path",
@@ -36,29 +37,6 @@ _LEAST_RING = 3
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
-
-
-class CellOnImage(Protocol):
-    """What is needed of a cell: centre, box and outline in px of the image, areas in px²."""
-
-    @property
-    def x(self) -> float: ...
-    @property
-    def y(self) -> float: ...
-    @property
-    def left(self) -> int: ...
-    @property
-    def top(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def nucleus_area_px(self) -> float: ...
-    @property
-    def cell_area_px(self) -> float: ...
-    @property
-    def outline(self) -> tuple[Point, ...]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +72,7 @@ def cell_columns(classes: Sequence[str] | None = None) -> tuple[str, ...]:
 def cell_row(
     path: str,
     number: int,
-    cell: CellOnImage,
+    cell: Cell,
     *,
     red_cell_diameter_px: float | None,
     classes: Sequence[str] | None = None,
@@ -144,7 +122,7 @@ def cell_table(rows: Iterable[Mapping[str, Scalar]], classes: Sequence[str] | No
 
 
 def drawn_cell(
-    cell: CellOnImage,
+    cell: Cell,
     *,
     class_name: str | None = None,
     colour: Colour = (128, 128, 128),

@@ -184,7 +184,7 @@ def _findings(classifier: Classifier, images: Sequence[_Image], settings: Classi
                 engine="torch",
                 precision="fp32",
                 error=None,
-                novel_kind=_kind_of(image.look.view) if reason == "novel" else None,
+                novel_kind=_kind_of(image.look.as_photographed) if reason == "novel" else None,
             )
         )
     return findings

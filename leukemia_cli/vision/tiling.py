@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import Field, dataclass, replace
-from typing import Any, ClassVar, Protocol, TypeVar
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leukemia_cli.vision.cells import Cell
 from leukemia_cli.vision.slides import Slide
 
 Pixels = NDArray[np.uint8]
@@ -69,27 +69,7 @@ def tiles(slide: Slide, *, side_px: int, overlap_px: int) -> Iterator[Tile]:
         )
 
 
-class Placed(Protocol):
-    """A frozen dataclass of something with a centre, a box and an outline, in px of the image that it was found in."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-    @property
-    def x(self) -> float: ...
-    @property
-    def y(self) -> float: ...
-    @property
-    def left(self) -> int: ...
-    @property
-    def top(self) -> int: ...
-    @property
-    def outline(self) -> tuple[tuple[float, float], ...]: ...
-
-
-FoundT = TypeVar("FoundT", bound=Placed)
-
-
-def own_finds(tile: Tile, found: Iterable[FoundT]) -> Iterator[FoundT]:
+def own_finds(tile: Tile, found: Iterable[Cell]) -> Iterator[Cell]:
     """Move what was found in a tile's pixels to px of the slide, leaving out what belongs to a neighbouring tile."""
     for one in found:
         if tile.core.holds(one.x + tile.left, one.y + tile.top):

@@ -117,7 +117,7 @@ class Watched:
 
 def test_a_slide_is_read_downwards_twice_and_only_around_cells_the_second_time() -> None:
     slide = Watched(smear(3, 3, [(150, 150), (450, 450)]))
-    found = list(cut_tiles(slide, Cutting()))  # type: ignore[arg-type]
+    found = list(cut_tiles(slide, Cutting()))
     assert sum(len(tile.cells) for tile in found) == 2
     first, second = slide.read_at[:9], slide.read_at[9:]
     assert len(second) == 2
@@ -128,7 +128,7 @@ def test_a_slide_is_read_downwards_twice_and_only_around_cells_the_second_time()
 def test_a_slide_that_is_damaged_at_its_end_gives_no_cell_at_all() -> None:
     slide = Watched(smear(2, 2, [(150, 150), (450, 450)]), fails_at=4)
     with pytest.raises(BadImage, match="planted"):
-        next(cut_tiles(slide, Cutting()))  # type: ignore[arg-type]
+        next(cut_tiles(slide, Cutting()))
 
 
 def test_outlines_are_left_out_where_they_are_not_wanted_and_nothing_else_is() -> None:
@@ -157,7 +157,7 @@ def test_what_was_found_is_cut_as_if_it_were_found_again(unit: str) -> None:
     pixels = smear(1, 1, [(150, 150)])[75:225, 75:225]
     found = find_cells(pixels)
     assert found.unit == "cell"
-    once, twice = cut_found(pixels, found, Cutting(), unit), cut(pixels, Cutting(), unit)  # type: ignore[arg-type]
+    once, twice = cut_found(pixels, found, Cutting(), unit), cut(pixels, Cutting(), unit)
     assert once.unit == twice.unit == ("field" if unit == "field" else "cell")
     assert [each.cell for each in once.cells] == [each.cell for each in twice.cells]
     assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(once.cells, twice.cells, strict=True))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leukemia_cli.vision.cells import Cell
 from leukemia_cli.vision.slides import held
 from leukemia_cli.vision.tiling import count_tiles, own_finds, tiles
 
@@ -37,24 +36,24 @@ def test_cores_share_out_the_slide_and_tiles_show_it(width: int, height: int, si
     assert [tile.core.top for tile in cut] == sorted(tile.core.top for tile in cut)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A disc that was found."""
-
-    x: float
-    y: float
-    left: int
-    top: int
-    outline: tuple[tuple[float, float], ...]
-
-
 def test_what_is_found_in_an_overlap_counts_once_and_where_it_lies() -> None:
     places = [(40.0, 40.0), (99.5, 50.0), (100.0, 100.0), (101.0, 149.0), (199.0, 199.0)]
     seen = []
     for tile in tiles(held(np.zeros((200, 200, 3), np.uint8)), side_px=100, overlap_px=60):
         inside = [(x - tile.left, y - tile.top) for x, y in places]
         found = [
-            Found(x=x, y=y, left=int(x) - 3, top=int(y) - 3, outline=((x, y), (x + 1, y), (x, y + 1)))
+            Cell(
+                x=x,
+                y=y,
+                left=int(x) - 3,
+                top=int(y) - 3,
+                width=7,
+                height=7,
+                nucleus_area_px=9.0,
+                cell_area_px=20.0,
+                outline=((x, y), (x + 1, y), (x, y + 1)),
+                at_border=False,
+            )
             for x, y in inside
             if 0 <= x < tile.width and 0 <= y < tile.height
         ]
