@@ -1,6 +1,7 @@
 """Measure near-duplicates: recall of every kind of copy, pairs called between different images, time and memory.
 
-Usage: python benchmarks/duplicates.py FOLDER [--originals 24] [--sizes 1000 5000 20000] [--pairs FILE.csv]
+Usage: python benchmarks/duplicates.py FOLDER [--originals 24] [--sizes 1000 5000 20000] [--tables NAME …]
+       [--pairs FILE.csv]
 
 FOLDER holds Taleqani, ALL_IDB1, AML_cells, healthy_cells, BCCD and odd_inputs. No copy is kept. Pairs that are called
 between different originals are either false or near-duplicates that the sources hold themselves; --pairs lists them to be
@@ -48,6 +49,7 @@ TURNS = (
     Image.Transpose.TRANSPOSE,
 )
 Copy = Callable[[Image.Image, np.random.Generator], Image.Image]
+TABLES = ("held", "bursts", "drawn", "recalls", "neighbours", "curve")
 
 
 # ---------------------------------------------------------------------------------- copies
@@ -181,6 +183,56 @@ def recalls(files: dict[str, list[Path]], many: int) -> Iterator[str]:
     yield ""
 
 
+HARD = ("brightness +20 %", "crop 50 %, centre", "crop 50 %, turned, JPEG 50", *list(COPIES)[-2:])
+
+
+def neighbours(files: dict[str, list[Path]], many: int) -> Iterator[str]:
+    """Try the features of a backbone in place of fingerprints: copies above the likest two different originals.
+
+    Features are centred on the originals' mean; the likeness is their cosine. Originals that fingerprints call are left out
+    of the bar that a copy must pass, so that no true near copy raises it.
+    """
+    from leukemia_cli.learning.batches import plain_view
+    from leukemia_cli.learning.features import run_backbone
+    from leukemia_cli.learning.machine import choose_machine
+    from leukemia_cli.learning.weights import load_backbone
+
+    rng = np.random.default_rng(SEED)
+    paths = [path for found in files.values() for path in sorted(rng.permutation(np.array(found))[:many])]
+    loaded = load_backbone("efficientnet-lite0", "auto", seed=SEED, fit="squash", input_size_px=None)
+    machine = choose_machine("cpu", 1)
+
+    def seen(images: Sequence[Image.Image]) -> np.ndarray:
+        views = [plain_view(np.asarray(image), loaded.preprocessing) for image in images]
+        batches = (views[at : at + 16] for at in range(0, len(views), 16))
+        return np.concatenate([run_backbone(loaded.module, batch, loaded.preprocessing, machine) for batch in batches])
+
+    images = [read(path) for path in paths]
+    own = seen(images)
+    middle = own.mean(axis=0)
+
+    def turned(features: np.ndarray) -> np.ndarray:
+        moved = features - middle
+        return moved / np.linalg.norm(moved, axis=1, keepdims=True)
+
+    plain = turned(own)
+    between = plain @ plain.T
+    np.fill_diagonal(between, -1)
+    for pair in find_near(packed([described(image) for image in images])):
+        between[pair.first, pair.second] = between[pair.second, pair.first] = -1
+    rest = np.sort(between[np.triu_indices(len(paths), 1)])[::-1]
+    likest = f"{rest[0]:.3f}, {rest[9]:.3f} (tenth)"
+    yield f"{len(paths)} originals, features of efficientnet-lite0; likest different originals {likest}"
+    yield ""
+    yield "| copy | above every pair of different originals | above all but ten |"
+    yield "|---|---|---|"
+    for kind in HARD:
+        copies = turned(seen([COPIES[kind](image, rng) for image in images]))
+        alike = np.sum(plain * copies, axis=1)
+        yield f"| {kind} | {np.mean(alike > rest[0]):.3f} | {np.mean(alike > rest[9]):.3f} |"
+    yield ""
+
+
 def held(files: dict[str, list[Path]], data: Path, listed: Path | None) -> Iterator[str]:
     """Count the pairs that the sources hold themselves."""
     rows = [(source, path) for source, paths in files.items() for path in paths]
@@ -299,17 +351,20 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--originals", type=int, default=24, help="of each source, copied in every way")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 5000, 20000])
+    parser.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
     parser.add_argument("--pairs", type=Path, default=None, help="list the pairs that the sources hold in this file")
     asked = parser.parse_args()
     files = {name: sorted(asked.data.glob(pattern)) for name, pattern in FOLDERS.items()}
-    for table in (
-        held(files, asked.data, asked.pairs),
-        bursts(files, asked.data),
-        drawn(400),
-        recalls(files, asked.originals),
-        curve(files, asked.sizes),
-    ):
-        for line in table:
+    tables = {
+        "held": held(files, asked.data, asked.pairs),
+        "bursts": bursts(files, asked.data),
+        "drawn": drawn(400),
+        "recalls": recalls(files, asked.originals),
+        "neighbours": neighbours(files, asked.originals),
+        "curve": curve(files, asked.sizes),
+    }
+    for name in asked.tables:
+        for line in tables[name]:
             print(line, flush=True)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from leukemia_cli.domain import Preprocessing, Sample
 from leukemia_cli.errors import DataError
-from leukemia_cli.vision.decode import BadImage, decode
+from leukemia_cli.vision.decode import BadImage, Decoded, decode
 from leukemia_cli.vision.remedies import Remedied, cut, remedied
 
 Pixels = NDArray[np.uint8]
@@ -55,9 +55,9 @@ _STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570,
 _UNSTAIN = np.linalg.inv(_STAINS).astype(np.float32)
 
 
-def plain_view(pixels: Pixels | Remedied, spec: Preprocessing) -> Pixels:
+def plain_view(image: Pixels | Decoded | Remedied, spec: Preprocessing) -> Pixels:
     """Make (T·S, S, 3) of an image (H, W, 3 or 4): what evaluation, classification and the first training view see."""
-    return _stacked(cut(_ready(pixels, spec), spec))
+    return _stacked(cut(_ready(image, spec), spec))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,20 +68,20 @@ class Look:
     as_photographed: Pixels
 
 
-def look_at(pixels: Pixels, spec: Preprocessing) -> Look:
+def look_at(image: Pixels | Decoded, spec: Preprocessing) -> Look:
     """Make both views of an image (H, W, 3 or 4)."""
-    view, plain = plain_view(pixels, spec), spec.as_photographed
-    return Look(view=view, as_photographed=view if plain == spec else plain_view(pixels, plain))
+    view, plain = plain_view(image, spec), spec.as_photographed
+    return Look(view=view, as_photographed=view if plain == spec else plain_view(image, plain))
 
 
 def augmented_view(
-    pixels: Pixels | Remedied, spec: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
+    image: Pixels | Decoded | Remedied, spec: Preprocessing, augmentation: Augmentation, rng: np.random.Generator
 ) -> Pixels:
     """Turn, flip, crop a little, shift stain and light, sometimes blur; (H, W, 3) to (T·S, S, 3).
 
     All tiles of an image are turned, shifted and blurred alike.
     """
-    image = _ready(pixels, spec)
+    image = _ready(image, spec)
     height, width = image.pixels.shape[:2]
     share = rng.uniform(augmentation.least_side, 1.0)
     left, top = rng.uniform(0, 1 - share, 2)
@@ -109,8 +109,8 @@ def augmented_view(
     return np.ascontiguousarray(_stacked(tiles))
 
 
-def _ready(pixels: Pixels | Remedied, spec: Preprocessing) -> Remedied:
-    return remedied(pixels, spec.remedies) if isinstance(pixels, np.ndarray) else pixels
+def _ready(image: Pixels | Decoded | Remedied, spec: Preprocessing) -> Remedied:
+    return image if isinstance(image, Remedied) else remedied(image, spec.remedies)
 
 
 def _stacked(tiles: Sequence[Pixels]) -> Pixels:
@@ -139,8 +139,8 @@ def stack(views: Sequence[Pixels], device: torch.device) -> Tensor:
     return batch.pin_memory() if device.type == "cuda" else batch
 
 
-def read_sample(sample: Sample, max_megapixels: float) -> Pixels:
-    """Decode a manifest's image to (H, W, 3), a cell of a photograph to (H, W, 4) with where the cell is.
+def read_sample(sample: Sample, max_megapixels: float) -> Decoded:
+    """Decode a manifest's image, pixels (H, W, 3), or a cell of a photograph, (H, W, 4) with where the cell is.
 
     Raises DataError where it cannot be read or its bytes are no longer those of the manifest.
     """
@@ -155,7 +155,7 @@ def read_sample(sample: Sample, max_megapixels: float) -> Pixels:
         ) from error
     if sample.sha256 and decoded.sha256 != sample.sha256:
         raise DataError(f"{sample.path} has changed since leuk prepare", "Restore the image, or run leuk prepare again")
-    return decoded.pixels
+    return decoded
 
 
 def in_threads(work: Callable[[Work], Done], items: Iterable[Work], workers: int, ahead: int) -> Generator[Done]:

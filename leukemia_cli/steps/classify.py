@@ -99,9 +99,9 @@ def classify(
 
     def seen_of(path: str) -> tuple[str, _Image | DataError]:
         try:
-            pixels = decode(path, max_megapixels=settings.max_megapixels).pixels
-            look = look_at(pixels, classifier.preprocessing)
-            return path, _Image(path=path, look=look, pixels=pixels if settings.heatmaps else None)
+            image = decode(path, max_megapixels=settings.max_megapixels)
+            look = look_at(image, classifier.preprocessing)
+            return path, _Image(path=path, look=look, pixels=image.pixels if settings.heatmaps else None)
         except DataError as error:
             return path, error
 

@@ -49,7 +49,7 @@ from leukemia_cli.judging.curves import reliability
 from leukemia_cli.judging.evaluation import judge, judge_abstention, judge_label_sets, trace
 from leukemia_cli.judging.intervals import group_bootstrap, plain_values
 from leukemia_cli.judging.predictions import Predictions
-from leukemia_cli.learning.batches import Look, Pixels, look_at, plain_view, read_sample
+from leukemia_cli.learning.batches import Look, look_at, plain_view, read_sample
 from leukemia_cli.learning.classifier import Classifier, Member, load_classifier, together
 from leukemia_cli.learning.doubt import Limits, Thresholds
 from leukemia_cli.learning.fitting import Labels, Scores
@@ -925,15 +925,17 @@ def _heatmaps(
     rows, areas = [], []
     for place, i in enumerate(chosen):
         sample, judges = part.judged[i]
-        pixels: Pixels = read_sample(sample, settings.max_megapixels)
-        view = plain_view(pixels, classifier.preprocessing)
+        image = read_sample(sample, settings.max_megapixels)
+        view = plain_view(image, classifier.preprocessing)
         judge_ = replace(classifier, members=judges)
         called = int(predictions.predicted[i])
         heat = heatmap(judge_, [view], [called])
         areas.append(faithfulness(judge_, [view], heat, seed=settings.seed + place))
         label = classifier.task.classes[called]
         name = f"{HEATMAPS}/{heatmap_name(place, sample.path)}"
-        shown = overlay(pixels[..., :3], heat[0], classifier.preprocessing.fit, legend=f"for {label}", beside=False)
+        shown = overlay(
+            image.pixels[..., :3], heat[0], classifier.preprocessing.fit, legend=f"for {label}", beside=False
+        )
         write_bytes(folder / name, png_bytes(shown))
         rows.append({"path": sample.path, "label": sample.label, "predicted": label, "file": name})
     means = {

@@ -18,6 +18,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import stat
 import struct
 import threading
@@ -43,6 +44,25 @@ Done = TypeVar("Done")
 MAX_MEGAPIXELS = 200.0
 LEAST_SIDE_PX = 16
 
+LEAST_UM, MOST_UM = 0.02, 5.0
+"""Sides of a pixel that a microscope gives."""
+
+_DESCRIPTION, _RESOLUTIONS, _MOST_WORDS = 270, (282, 283), 100_000
+_SIDES_DIFFER = 0.02
+_OME_SIDE = {axis: re.compile(rf'\bPhysicalSize{axis}="([0-9.eE+-]+)"') for axis in "XY"}
+_OME_UNIT = {axis: re.compile(rf'\bPhysicalSize{axis}Unit="([^"]+)"') for axis in "XY"}
+_IMAGEJ_UNIT = re.compile(r"^unit=(\S+)$", re.MULTILINE)
+_UM = {
+    "µm": 1.0,
+    "μm": 1.0,
+    "um": 1.0,
+    "micron": 1.0,
+    "\\u00B5m": 1.0,
+    "&#181;m": 1.0,
+    "nm": 1e-3,
+    "mm": 1e3,
+    "cm": 1e4,
+}
 _FORMATS = tuple(dict.fromkeys(IMAGE_SUFFIXES.values()))
 _STILL_FORMATS = {"MPO"}  # its further pictures are previews or the other eye's view; the first is the photograph
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -70,6 +90,8 @@ class Decoded:
     mode: str
     content: bytes
     """The file, as it was read."""
+    um_per_px: float | None
+    """Side of a pixel in µm, where the file states one that a microscope gives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +127,7 @@ def decode(
     limit = _Limit(name=name, max_megapixels=max_megapixels, least_side_px=least_side_px)
     try:
         with _pillow_quiet():
-            pixels, kind, mode = _pixels(content, limit, alpha)
+            pixels, kind, mode, um_per_px = _pixels(content, limit, alpha)
     except BadImage:
         raise
     except MemoryError as error:
@@ -116,7 +138,16 @@ def decode(
         raise BadImage(name, _damage(error), "Copy it again from where it came, or leave it out") from error
     height, width = pixels.shape[:2]
     digest = hashlib.sha256(content).hexdigest()
-    return Decoded(pixels=pixels, sha256=digest, width=width, height=height, format=kind, mode=mode, content=content)
+    return Decoded(
+        pixels=pixels,
+        sha256=digest,
+        width=width,
+        height=height,
+        format=kind,
+        mode=mode,
+        content=content,
+        um_per_px=um_per_px,
+    )
 
 
 def inspect(
@@ -249,8 +280,8 @@ class _Limit:
             )
 
 
-def _pixels(content: bytes, limit: _Limit, alpha: bool) -> tuple[Pixels, str, str]:
-    """Give upright RGB pixels (H, W, 3), or (H, W, 4) with `alpha`, the format and the stored mode."""
+def _pixels(content: bytes, limit: _Limit, alpha: bool) -> tuple[Pixels, str, str, float | None]:
+    """Give upright RGB pixels (H, W, 3), or (H, W, 4) with `alpha`, the format, the stored mode and µm per px."""
     try:
         image = _open(content, limit.name)
     except Image.DecompressionBombError:  # Pillow's own limit; ours is checked on the next line
@@ -259,6 +290,7 @@ def _pixels(content: bytes, limit: _Limit, alpha: bool) -> tuple[Pixels, str, st
     with image:
         limit.check(*image.size)
         kind, mode = image.format or "", image.mode
+        um_per_px = _stated_um(image)
         frames = 1 if kind in _STILL_FORMATS else int(getattr(image, "n_frames", 1))
         if frames > 1:
             raise BadImage(
@@ -280,8 +312,41 @@ def _pixels(content: bytes, limit: _Limit, alpha: bool) -> tuple[Pixels, str, st
         with contextlib.suppress(ValueError, SyntaxError, TypeError, KeyError, OSError, EOFError, struct.error):
             ImageOps.exif_transpose(image, in_place=True)  # what EXIF data say is void where they are damaged
         if alpha and image.mode == "RGBA":
-            return np.array(image), kind, mode
-        return _to_rgb(image, limit.name), kind, mode
+            return np.array(image), kind, mode, um_per_px
+        return _to_rgb(image, limit.name), kind, mode, um_per_px
+
+
+def plausible_um(value: float | None) -> float | None:
+    """Give a pixel's side in µm back where a microscope gives such; what else is stated is for printers or a default."""
+    return value if value is not None and LEAST_UM <= value <= MOST_UM else None
+
+
+def _stated_um(image: Image.Image) -> float | None:
+    """Read µm per px from OME-XML or ImageJ's words in a TIFF, else from the resolution; None where sides differ.
+
+    Source: OME data model, Pixels/PhysicalSizeX; ImageJ, ij.io.TiffEncoder (unit= in the description, px per unit in the
+    resolution); TIFF 6.0 XResolution, PNG pHYs and JFIF density as Pillow's `dpi` (25.4 mm to the inch).
+    """
+    words = str(getattr(image, "tag_v2", {}).get(_DESCRIPTION, ""))[:_MOST_WORDS]
+    sides: list[float] = []
+    with contextlib.suppress(ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError):
+        ome = [_OME_SIDE[axis].search(words) for axis in "XY"]
+        units = [_OME_UNIT[axis].search(words) for axis in "XY"]
+        if any(ome):
+            sides = [
+                float(side.group(1)) * _UM[unit.group(1) if unit else "µm"]
+                for side, unit in zip(ome, units, strict=True)
+                if side
+            ]
+        elif words.startswith("ImageJ="):
+            unit = _IMAGEJ_UNIT.search(words)
+            tags = getattr(image, "tag_v2", {})
+            sides = [_UM[unit.group(1)] / float(tags[tag]) for tag in _RESOLUTIONS] if unit else []
+        elif "dpi" in image.info:
+            sides = [25_400.0 / float(value) for value in image.info["dpi"]]
+    if len(sides) != 2 or abs(sides[0] - sides[1]) > _SIDES_DIFFER * max(sides):
+        return None
+    return plausible_um((sides[0] + sides[1]) / 2)
 
 
 def _open(content: bytes, name: str) -> ImageFile.ImageFile:

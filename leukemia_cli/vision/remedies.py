@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from leukemia_cli.domain import Preprocessing, Remedies
-from leukemia_cli.vision.decode import fit_pixels
+from leukemia_cli.vision.decode import Decoded, fit_pixels
 from leukemia_cli.vision.marks import mask_marks
 from leukemia_cli.vision.masking import central_cell, level_ground, painted_over
 from leukemia_cli.vision.stain import ground_colour
 from leukemia_cli.vision.stains import TARGETS, StainShift, fit_stain
 
 Pixels = NDArray[np.uint8]
+RED_CELL_UM = 7.5
+"""Diameter of a red cell in a smear. Source: Diez-Silva et al. 2010, MRS Bulletin 35(5):382: 7.5 to 8.7 µm, in plasma."""
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in px of the image."""
 
@@ -43,12 +45,15 @@ def targeted(remedies: Remedies) -> Remedies:
     return replace(remedies, stain_target=TARGETS[remedies.stain_norm])
 
 
-def remedied(pixels: Pixels, remedies: Remedies) -> Remedied:
+def remedied(image: Pixels | Decoded, remedies: Remedies) -> Remedied:
     """Do to RGB pixels (H, W, 3) what is done once an image; without remedies they come back as they are.
+
+    How wide a red cell is, in px, follows from the size of a pixel where the file states it, and is measured elsewhere.
 
     Of pixels (H, W, 4) the fourth channel says where the cell is: more than half of 255. Raises ValueError for another shape
     or type where there is anything to do.
     """
+    pixels, um_per_px = (image, None) if isinstance(image, np.ndarray) else (image.pixels, image.um_per_px)
     inside = None
     if pixels.ndim == 3 and pixels.shape[2] == 4:
         pixels, inside = np.ascontiguousarray(pixels[..., :3]), pixels[..., 3] > 127
@@ -56,7 +61,7 @@ def remedied(pixels: Pixels, remedies: Remedies) -> Remedied:
         pixels = mask_marks(pixels)
     scale = None
     if remedies.red_cell_px is not None:
-        diameter = red_cell_diameter(pixels)
+        diameter = red_cell_diameter(pixels) if um_per_px is None else RED_CELL_UM / um_per_px
         scale = None if diameter is None else remedies.red_cell_px / diameter
     if remedies.background == "mask" and inside is None:
         pixels = level_ground(pixels, ground_colour(pixels))

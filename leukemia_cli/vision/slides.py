@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from leukemia_cli.errors import MachineError
-from leukemia_cli.vision.decode import LEAST_SIDE_PX, BadImage, _pillow_quiet, decode
+from leukemia_cli.vision.decode import LEAST_SIDE_PX, BadImage, _pillow_quiet, decode, plausible_um
 
 Pixels = NDArray[np.uint8]
 
@@ -49,8 +49,6 @@ _STRIP_ROWS = 64
 """Rows decoded at a time; a multiple of every `_shrink`."""
 _PIECE_PX = 1_000_000
 _MOST_THUMBNAIL_PX = 4096
-_LEAST_UM, _MOST_UM = 0.02, 5.0
-"""Sizes of a pixel that a microscope gives; what lies outside is a printer's resolution or a default."""
 _MOST_PAGES = 64
 _PHOTOMETRIC, _COMPRESSION, _YCBCR, _JPEG = 262, 259, 6, 7
 """Two tags of TIFF and a value of each. Source: TIFF 6.0, section 21; TIFF Technical Note 2."""
@@ -335,7 +333,7 @@ class _Rows(_Closing):
         while self._piece > self._shrink and self._piece * self.width > _PIECE_PX:
             self._piece //= 2
         _check_side(name, self.width, self.height)
-        self.um_per_px = _plausible_um(1000.0 / self._image.xres if self._image.xres > 0 else None)
+        self.um_per_px = plausible_um(1000.0 / self._image.xres if self._image.xres > 0 else None)
         self.reader = "pyvips"
 
     def read(self, left: int, top: int, width: int, height: int) -> Pixels:
@@ -464,7 +462,7 @@ class _Levels(_Closing):
         self.width, self.height = self._slide.dimensions
         _check_side(name, self.width, self.height)
         values = [self._slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
-        sizes = [_plausible_um(_number(value)) for value in values]
+        sizes = [plausible_um(_number(value)) for value in values]
         known = [size for size in sizes if size is not None]
         self.um_per_px = sum(known) / len(known) if len(known) == len(sizes) else None
         self.reader = f"openslide ({self._slide.properties.get('openslide.vendor')})"
@@ -509,10 +507,6 @@ def _check_side(name: str, width: int, height: int) -> None:
             f"{width}×{height} px are too few: {LEAST_SIDE_PX} px a side are the least",
             "Leave it out, or use the original image",
         )
-
-
-def _plausible_um(value: float | None) -> float | None:
-    return value if value is not None and _LEAST_UM <= value <= _MOST_UM else None
 
 
 def _number(text: str | None) -> float | None:

@@ -86,7 +86,7 @@ def test_copies_of_one_image_are_computed_once(
 @pytest.mark.parametrize("name", ["timm:resnet10t", "efficientnet-lite0"])
 def test_the_company_in_a_batch_does_not_matter(name: str, samples: tuple[Sample, ...]) -> None:
     loaded = load_backbone(name, "auto" if name.startswith("eff") else "none", seed=0, fit="squash", input_size_px=64)
-    pictures = [np.ascontiguousarray(read_sample(s, 1)[:64, :64]) for s in samples]
+    pictures = [np.ascontiguousarray(read_sample(s, 1).pixels[:64, :64]) for s in samples]
     pictures = [np.resize(p, (64, 64, 3)) for p in pictures]
     spec = loaded.preprocessing
     together = run_backbone(loaded.module, pictures, spec, MACHINE)

@@ -229,7 +229,7 @@ def test_kept_features_and_the_machine_on_them_have_the_same_remedies(lab) -> No
 def test_images_without_a_ruler_are_counted_and_said(lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said of the images concerned, again when their features are kept already, and once a run."""
     monkeypatch.setattr(room, "red_cell_diameter", lambda pixels: 20.0 if pixels[0, 0, 0] % 2 else None)
-    without = sum(read_sample(s, 1)[0, 0, 0] % 2 == 0 for s in lab.manifest.samples)
+    without = sum(read_sample(s, 1).pixels[0, 0, 0] % 2 == 0 for s in lab.manifest.samples)
     assert 0 < without < len(lab.manifest.samples)
     asked = Remedies(red_cell_px=10)
     for _ in range(2):

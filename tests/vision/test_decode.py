@@ -301,6 +301,37 @@ def test_damaged_exif_data_do_not_cost_the_image() -> None:
         assert decode(whole).width == 48
 
 
+OME = '<OME><Image><Pixels PhysicalSizeX="{x}" PhysicalSizeY="{y}"{unit} SizeX="48"/></Image></OME>'
+
+
+@pytest.mark.parametrize(
+    ("kind", "stated", "um_per_px"),
+    [
+        ("PNG", {"dpi": (254_000, 254_000)}, 0.1),
+        ("TIFF", {"dpi": (101_600, 101_600)}, 0.25),
+        ("TIFF", {"description": OME.format(x="0.065", y="0.065", unit="")}, 0.065),
+        (
+            "TIFF",
+            {"description": OME.format(x="65", y="65", unit=' PhysicalSizeXUnit="nm" PhysicalSizeYUnit="nm"')},
+            0.065,
+        ),
+        ("TIFF", {"description": "ImageJ=1.53\nunit=micron\n", "tiffinfo": {282: 8.0, 283: 8.0, 296: 1}}, 0.125),
+        ("JPEG", {"dpi": (300, 300)}, None),
+        ("PNG", {"dpi": (254_000, 200_000)}, None),
+        ("PNG", {}, None),
+        ("TIFF", {"description": OME.format(x="1e999", y="0", unit="")}, None),
+        ("TIFF", {"description": OME.format(x="0.1", y="0.1", unit=' PhysicalSizeXUnit="parsec"')}, None),
+        ("TIFF", {"description": "ImageJ=1.53\nunit=inch\n", "dpi": (300, 300)}, None),
+        ("TIFF", {"description": "ImageJ=1.53\nunit=micron\n", "tiffinfo": {282: 0.0, 283: 0.0, 296: 1}}, None),
+    ],
+)
+def test_the_side_of_a_pixel_is_read_where_a_microscope_gives_it(
+    kind: str, stated: dict[str, object], um_per_px: float | None
+) -> None:
+    found = decode(encoded(noise(), kind, **stated)).um_per_px
+    assert found is None if um_per_px is None else found == pytest.approx(um_per_px, rel=1e-3)
+
+
 def test_warning_filters_survive_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     palette = Image.new("P", (20, 20), 1)
     palette.putpalette([255, 0, 0, 0, 0, 255])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from leukemia_cli.domain import NO_REMEDIES, Preprocessing, Remedies
 from leukemia_cli.vision import remedies as room
-from leukemia_cli.vision.decode import fit_pixels
+from leukemia_cli.vision.decode import decode, fit_pixels
 from leukemia_cli.vision.drawing import draw_field, draw_patient
 from leukemia_cli.vision.marks import mask_marks
 from leukemia_cli.vision.remedies import Remedied, cut, remedied, targeted
@@ -87,6 +88,15 @@ def test_a_red_cell_has_the_pixels_asked_for(monkeypatch: pytest.MonkeyPatch, di
     dark = view[..., 0] < 130
     assert dark.any(axis=0).sum() == 16 and dark.any(axis=1).sum() == 16
     assert abs(np.nonzero(dark)[0].mean() - 31.5) <= 1
+
+
+def test_a_stated_size_of_a_pixel_goes_before_the_ruler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 0.375 µm a pixel a red cell is 20 px wide; what the ruler would say is not asked for."""
+    monkeypatch.setattr(room, "red_cell_diameter", lambda pixels: pytest.fail("measured"))
+    file = io.BytesIO()
+    Image.fromarray(smear()).save(file, "PNG", dpi=(25_400 / 0.375, 25_400 / 0.375))
+    image = remedied(decode(file.getvalue()), Remedies(red_cell_px=10))
+    assert image.scale == pytest.approx(0.5, rel=1e-3)
 
 
 def test_beyond_a_small_image_lies_its_border(monkeypatch: pytest.MonkeyPatch) -> None:
