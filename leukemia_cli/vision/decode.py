@@ -38,6 +38,7 @@ from PIL import Image, ImageFile, ImageOps
 from leukemia_cli.catalog import IMAGE_SUFFIXES
 from leukemia_cli.domain import Fit
 from leukemia_cli.errors import DataError
+from leukemia_cli.remote import Unreachable, is_remote, read_remote, shown
 
 Pixels = NDArray[np.uint8]
 Done = TypeVar("Done")
@@ -230,6 +231,11 @@ def _border_colour(image: Image.Image, box: tuple[float, float, float, float]) -
 
 
 def _read(name: str) -> bytes:
+    if is_remote(name):
+        try:
+            return read_remote(name)
+        except Unreachable as error:
+            raise BadImage(shown(name), error.reason, error.hint) from error
     try:
         mode = os.stat(name).st_mode
         if stat.S_ISDIR(mode):
