@@ -238,7 +238,7 @@ def compared(
         told = least["leuk, defaults" if name == "defaults" else "leuk, --engine auto --precision auto"]
         body = (count - LEAST) / (told["all"] - told["few"])
         print(
-            f"\nBare {chosen[0]} {chosen[1]} on tensors in memory: {rate:.1f} images/s; the body of leuk's {name} is {body / rate:.2f} of it."
+            f"\nBare {' '.join(chosen)} on tensors in memory: {rate:.1f} images/s; leuk's {name}: {body / rate:.2f} of it"
         )
     sys.stdout.flush()
 
