@@ -4,8 +4,8 @@ Usage: python benchmarks/gpu.py [--backbones efficientnet-lite0 seresnext50 sene
 
 Random weights: speed does not depend on them. `bare` is the network on tensors that lie on the device, channels last, after a
 warm-up, in fp32 and under bf16 and fp16 autocast; `leuk classify` is the whole command over JPEGs of 224 px less the same over 64
-of them, so that start-up is not in it; `leuk train` is the middle of an epoch of `--tune all`, beside the least loop that trains at
-the same settings. Not run yet: no machine with a GPU was at hand.
+of them, so that start-up is not in it; `leuk train` is the middle of an epoch of `--tune all`, beside the least loop that trains
+at the same settings. Not run yet: no machine with a GPU was at hand.
 """
 
 from __future__ import annotations

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from leukemia_cli.data.manifest import read_manifest
 from leukemia_cli.domain import Sample
 from leukemia_cli.learning.batches import plain_view, read_sample
-from leukemia_cli.learning.classifier import Classifier, load_classifier
+from leukemia_cli.learning.classifier import Classifier
 from leukemia_cli.learning.heatmaps import faithfulness, heatmap
+from leukemia_cli.learning.loading import load_classifier
 from leukemia_cli.learning.machine import choose_machine
 from leukemia_cli.vision.overlays import heatmap_name, overlay, png_bytes
 from leukemia_cli.workspace import find_run, open_workspace
