@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export LEUK_TEST_DATA ?= $(abspath ../shared/data)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test check bench docs clean
+.PHONY: help install demo test check bench docs faults fuzz lock audit clean
 
 help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -37,6 +37,24 @@ check: $(STAMP) ## format, lint, types, import contracts, generated docs
 
 docs: $(STAMP) ## generate docs/reference from the program itself
 	$(BIN)/python docs/generate.py
+
+faults: $(STAMP) ## kill, fill the disk, damage and fuzz, for real; some parts need root
+	$(BIN)/python benchmarks/faults.py
+	$(BIN)/python benchmarks/fuzz.py
+
+fuzz: $(STAMP) ## search for images that crash or hang the decoder, guided by coverage, until Ctrl-C (Linux, Python 3.11 to 3.13)
+	@$(BIN)/python -m pip install --quiet 'atheris>=3'
+	$(BIN)/python benchmarks/fuzz_decode.py
+
+lock: $(STAMP) ## name one complete set of versions, those installed here, with hashes, in requirements.lock
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/python -m pip freeze --exclude-editable | grep == | sed 's/+cpu//' > $(VENV)/installed.txt
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes --python-version 3.11 --no-annotate \
+		--constraint $(VENV)/installed.txt --custom-compile-command 'make lock' --output-file requirements.lock --quiet
+
+audit: $(STAMP) ## ask a public service for known faults in what requirements.lock names
+	@$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --requirement requirements.lock --disable-pip --require-hashes --strict
 
 bench: $(STAMP) ## measure against peers in the same run
 	$(BIN)/python benchmarks/startup.py

@@ -9,8 +9,8 @@ Whole commands, start-up included, in processes of their own, taken in turns; th
   and at its best flags on a CPU (bf16 autocast, channels last, batch 16); with --timm-script, that very script;
 - a plain loop: Pillow, torch fp32, batch 16, one thread that decodes and computes by turns;
 - the bare engine: the same network on tensors in memory, no files: what no command can beat.
-Bodies, without start-up, are the difference of a whole folder and one of 16 images. Random weights serve where there are none: they
-take the same time. Images are drawn smears, written once as JPEG.
+Bodies, without start-up, are the difference of a whole folder and one of 16 images. Where there are no weights random ones
+serve; they take the same time. Images are drawn smears, written once as JPEG.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ __all__ = [
     "CompareSettings",
     "DataError",
     "EvaluateSettings",
+    "ExportSettings",
     "ExtractSettings",
     "FitSvmSettings",
     "Interrupted",
@@ -30,10 +31,12 @@ __all__ = [
     "compare",
     "errors",
     "evaluate",
+    "export",
     "extract_features",
     "find_cells_in",
     "find_run",
     "fit_svm",
+    "merge",
     "open_classifier",
     "open_workspace",
     "plan_comparison",
@@ -62,8 +65,10 @@ if TYPE_CHECKING:
     from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
     from leukemia_cli.steps.compare import CompareSettings, compare, plan_comparison
     from leukemia_cli.steps.evaluate import EvaluateSettings, evaluate
+    from leukemia_cli.steps.export import ExportSettings, export
     from leukemia_cli.steps.extract_features import ExtractSettings, extract_features
     from leukemia_cli.steps.fit_svm import FitSvmSettings, fit_svm
+    from leukemia_cli.steps.merge import merge
     from leukemia_cli.steps.prepare import PrepareSettings, prepare
     from leukemia_cli.steps.report import report
     from leukemia_cli.steps.train import resume, train
@@ -76,6 +81,7 @@ else:
         "CompareSettings": "steps.compare",
         "DataError": "errors",
         "EvaluateSettings": "steps.evaluate",
+        "ExportSettings": "steps.export",
         "ExtractSettings": "steps.extract_features",
         "FitSvmSettings": "steps.fit_svm",
         "Interrupted": "errors",
@@ -89,10 +95,12 @@ else:
         "classify": "steps.classify",
         "compare": "steps.compare",
         "evaluate": "steps.evaluate",
+        "export": "steps.export",
         "extract_features": "steps.extract_features",
         "find_cells_in": "steps.cells",
         "find_run": "workspace",
         "fit_svm": "steps.fit_svm",
+        "merge": "steps.merge",
         "open_classifier": "steps.classify",
         "open_workspace": "workspace",
         "plan_comparison": "steps.compare",

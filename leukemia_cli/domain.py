@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 Item = TypeVar("Item")
 GroupsSource = Literal["given", "filename", "proposed", "none"]
 Fit = Literal["squash", "crop", "pad"]
 Tune = Literal["head", "last-stage", "all"]
 StainNorm = Literal["none", "macenko", "reinhard"]
+DecodeSize = Literal["full", "scaled"]
 Background = Literal["keep", "mask"]
 BackgroundChoice = Literal["auto", "keep", "mask"]
 """`auto` is `mask` for cells of photographs, `keep` for images."""
@@ -48,6 +50,10 @@ class Note(Protocol):
 def unheard(line: str) -> None:
     """Drop the line: the default `Note` of every step."""
     del line
+
+
+def undisturbed() -> None:
+    """Let a fit go on: the default `pulse` of every fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +178,7 @@ class Remedies:
 
     `stain_target` are the numbers that colours are brought to, as `vision.stains` reads them; `red_cell_px` is the diameter
     of a red cell in the network's input; `background` says what becomes of all that is not the one cell of a picture of one.
+    `decode` "scaled" reads a JPEG at a part of its size, as small as still gives twice the network's input.
     Raises ValueError for values that cannot be.
     """
 
@@ -181,6 +188,7 @@ class Remedies:
     stain_target: tuple[float, ...] = ()
     red_cell_px: float | None = None
     tiles: int = 1
+    decode: DecodeSize = "full"
 
     def __post_init__(self) -> None:
         if self.tiles not in TILINGS:
@@ -191,6 +199,10 @@ class Remedies:
             raise ValueError(f"background {self.background!r} is none of keep, mask")
         if self.stain_norm not in ("none", "macenko", "reinhard"):
             raise ValueError(f"stain normalisation {self.stain_norm!r} is none of none, macenko, reinhard")
+        if self.decode not in ("full", "scaled"):
+            raise ValueError(f"decode {self.decode!r} is none of full, scaled")
+        if self.decode == "scaled" and (self.mask_marks or self.background != "keep" or self.red_cell_px is not None):
+            raise ValueError("marks, backgrounds and red cells are found in images of full size")
 
     def as_json(self) -> dict[str, Any]:
         """Give every field as JSON types."""
@@ -205,6 +217,7 @@ class Remedies:
             f"colours by {self.stain_norm}": self.stain_norm != "none",
             f"red cells {self.red_cell_px or 0:g} px wide": self.red_cell_px is not None,
             f"seen in {self.tiles} tiles": self.tiles > 1,
+            "JPEGs decoded at a part of their size": self.decode == "scaled",
         }
         return tuple(title for title, done in told.items() if done)
 
@@ -222,6 +235,14 @@ class Remedies:
 NO_REMEDIES = Remedies()
 
 
+MOST_INPUT_PX = 8192
+"""Far beyond every network's input: a stored size above it is damage, and would fill the memory."""
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
     """From decoded RGB pixels to the network's input, the same in train, evaluate, classify and every export."""
@@ -233,6 +254,24 @@ class Preprocessing:
     fit: Fit
     version: int = 1
     remedies: Remedies = NO_REMEDIES
+
+    def __post_init__(self) -> None:
+        if not _is_whole(self.input_size_px) or not 1 <= self.input_size_px <= MOST_INPUT_PX:
+            raise ValueError(f"input_size_px {self.input_size_px!r} is not within 1 to {MOST_INPUT_PX}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
+                raise ValueError(f"{name} is not three numbers")
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std {self.std} is not above 0")
+        if self.interpolation not in ("bilinear", "bicubic") or self.fit not in get_args(Fit):
+            raise ValueError(f"unknown interpolation {self.interpolation!r} or fit {self.fit!r}")
+
+    @property
+    def enough_px(self) -> int | None:
+        """Give the least px of a decoded image's sides, None where images are decoded at full size."""
+        if self.remedies.decode == "full":
+            return None
+        return 2 * self.input_size_px * (2 if self.remedies.tiles > 1 else 1)
 
     @property
     def as_photographed(self) -> Preprocessing:

@@ -5,17 +5,22 @@ Requirements met here:
 - A folder from a newer leuk, or one that is no workspace, is refused by name and never written into.
 - Whatever was finished stays readable after an interruption; leftovers of an interruption are ignored by readers.
 - Text keeps file names that are not UTF-8 (surrogateescape); JSON is plain ASCII.
+- A run, a manifest or a set of features of which a byte has changed since it was written is refused, and so is one whose
+  names lead out of its folder: runs travel between laboratories.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import hashlib
 import json
 import math
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -117,7 +122,17 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MachineError(f"no space left on the disk of {path}", "Free some space and run it again") from error
-        if error.errno == errno.EIO:
+        if error.errno == errno.EFBIG:
+            raise MachineError(
+                f"{path} would be larger than a file may be here", "Raise the limit (ulimit -f), or use another disk"
+            ) from error
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise MachineError(
+                f"too many open files at {path}", "Raise the limit (ulimit -n), or use fewer --workers"
+            ) from error
+        if error.errno == errno.ENOMEM:
+            raise MachineError(f"out of memory at {path}", "Close other programs, or use fewer --workers") from error
+        if error.errno in (errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ETIMEDOUT):
             raise MachineError(
                 f"the disk of {path} fails: {os.strerror(error.errno)}", "Check the disk, or use another one"
             ) from error
@@ -125,7 +140,9 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise WorkspaceError(
                 f"cannot write {path}: {os.strerror(error.errno)}", "Name a folder you may write to"
             ) from error
-        if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT):
+        if error.errno in (
+            errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT, errno.ELOOP,
+        ):  # fmt: skip
             raise UsageError(
                 f"cannot write {path}: {os.strerror(error.errno)}", "Name another place for the output"
             ) from error
@@ -173,6 +190,13 @@ def write_bytes(path: Path, content: bytes) -> None:
         _flush_folder(path.parent)
 
 
+def put_in_place(whole: Path, final: Path) -> None:
+    """Give a file that is whole and flushed its own name, in place of what had it, and flush that to disk too."""
+    with disk_errors(final):
+        whole.replace(final)
+        _flush_folder(final.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text whole or not at all; bytes of file names that are not UTF-8 come out as they went in."""
     write_bytes(path, text.encode("utf-8", errors="surrogateescape"))
@@ -183,9 +207,26 @@ def to_json(value: object) -> str:
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
+SEAL = "seal"
+"""Key of an artefact's own checksum."""
+
+
+def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the same facts with a seal, last, that `check_schema` breaks on when any of them has changed since."""
+    rest = {key: value for key, value in facts.items() if key != SEAL}
+    return {**rest, SEAL: _seal_of(json.loads(to_json(rest)))}
+
+
+def _seal_of(read: Mapping[str, Any]) -> str:
+    """Hash facts as JSON gives them back, but for the seal itself."""
+    rest = {key: value for key, value in read.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
 def write_json(path: Path, value: object) -> None:
-    """Write JSON whole or not at all; raises ValueError for NaN."""
-    write_bytes(path, to_json(value).encode())
+    """Write JSON whole or not at all, facts that have a seal with a new one; raises ValueError for NaN."""
+    known = sealed(value) if isinstance(value, Mapping) and SEAL in value else value
+    write_bytes(path, to_json(known).encode())
 
 
 @contextlib.contextmanager
@@ -273,10 +314,10 @@ def clear_unfinished(folder: Path, name: str = "*") -> None:
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """Read a JSON object; raises WorkspaceError, naming `what` it was to be, where it is missing or damaged."""
     try:
-        stored = json.loads(path.read_bytes())
+        stored = json.loads(path.read_bytes(), parse_constant=_finite, parse_float=_finite)
     except FileNotFoundError:
         raise WorkspaceError(f"there is no {what} at {path}", "Check the path, or make it again") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WorkspaceError(
             f"{what} {path} cannot be read: {error}", "It is damaged: restore it from a copy, or make it again"
         ) from error
@@ -285,8 +326,19 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return stored
 
 
+def _finite(text: str) -> float:
+    """Read a number; raises ValueError for NaN and what is beyond all floats, which no artefact holds."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return value
+
+
 def check_schema(stored: Mapping[str, Any], path: Path, newest: int) -> None:
-    """Raise WorkspaceError for an artefact without a schema version, or with one newer than `newest`."""
+    """Raise WorkspaceError for an artefact without a schema version, with one newer than `newest`, or with a broken seal.
+
+    One without a seal is of a leuk that made none.
+    """
     version = stored.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool):
         raise WorkspaceError(f"{path} has no schema version", "It is damaged or no artefact of leuk: make it again")
@@ -294,6 +346,15 @@ def check_schema(stored: Mapping[str, Any], path: Path, newest: int) -> None:
         raise WorkspaceError(
             f"{path} has schema {version}, and this leuk knows up to {newest}",
             "Update leuk: pip install -U leukemia-cli",
+        )
+    try:
+        broken = SEAL in stored and stored[SEAL] != _seal_of(stored)
+    except RecursionError:
+        broken = True
+    if broken:
+        raise WorkspaceError(
+            f"{path} has changed since leuk wrote it",
+            "It was edited or is damaged: restore it from a copy, or make it again",
         )
 
 
@@ -307,6 +368,7 @@ def now() -> str:
 RUN_FILE = "run.json"
 STARTED_FILE = "started.json"
 FEATURES_JSON = "features.json"
+EXPORT_SUFFIX = ".leuk"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,7 +396,30 @@ def read_run_folder(path: Path) -> RunFolder:
     file = path / (RUN_FILE if finished else STARTED_FILE)
     facts = read_json(file, "run")
     check_schema(facts, file, SCHEMA_VERSION)
+    for key in ("run", "name"):
+        # They become names of folders and files: an id such as ../../x would have a report replace a folder anywhere.
+        if facts.get(key) is not None and not _is_name(facts[key]):
+            raise WorkspaceError(f"{file} is damaged: {key} {str(facts[key])[:80]!r} is no name of a run", _COPY)
+    files = facts.get("files", {})
+    if not isinstance(files, dict) or not all(_stays_inside(name) for name in files):
+        raise WorkspaceError(f"{file} is damaged: it lists files that do not lie in its folder", _COPY)
     return RunFolder(path=path, finished=finished, facts=facts)
+
+
+_COPY = "Restore it from a copy, or train it again"
+
+
+def _is_name(name: object) -> bool:
+    try:
+        check_run_name(str(name))
+    except UsageError:
+        return False
+    return isinstance(name, str)
+
+
+def _stays_inside(name: str) -> bool:
+    """Tell whether a relative path, joined to a folder, stays below it."""
+    return bool(name) and "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def list_runs(workspace: Workspace) -> tuple[list[RunFolder], list[tuple[Path, str]]]:
@@ -379,8 +464,99 @@ def new_run_folder(workspace: Workspace, stem: str, facts: Mapping[str, Any]) ->
                 number += 1
                 continue
             break
-    write_json(path / STARTED_FILE, {**facts, "run": path.name})
+    write_json(path / STARTED_FILE, sealed({**facts, "run": path.name}))
     return path
+
+
+LOCK_FILE = "lock.json"
+
+
+@contextlib.contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold a run for this process alone; raises WorkspaceError where another process holds it.
+
+    What a process of this host left behind when it died holds nothing. Of another host nobody can tell: its name and what
+    to delete are in the error.
+    """
+    path = folder / LOCK_FILE
+    pid = os.getpid()
+    own = json.dumps({"host": socket.gethostname(), "pid": pid, "began": _began(pid), "since": now()})
+    with disk_errors(path):
+        with _guarded(path) as handle:
+            held = os.pread(handle, 4096, 0).decode(errors="replace")
+            if held:  # an empty one is of a process that died before it had written
+                _check_gone(held, path)
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, own.encode(), 0)
+            os.fsync(handle)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError), _guarded(path) as handle:
+                if os.pread(handle, 4096, 0) in (own.encode(), b""):
+                    path.unlink(missing_ok=True)
+
+
+def _check_gone(held: str, path: Path) -> None:
+    try:
+        holder = json.loads(held)
+        host, pid, began, since = str(holder["host"]), int(holder["pid"]), holder["began"], str(holder["since"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise WorkspaceError(
+            f"{path} cannot be read: another process may hold this run", f"If none does, delete {path}"
+        ) from None
+    if host != socket.gethostname():
+        raise WorkspaceError(
+            f"run {path.parent.name} is held by process {pid} on {host}, since {since}",
+            f"Wait for it or stop it there. If {host} went down, delete {path}",
+        )
+    if _runs(pid, began):
+        raise WorkspaceError(
+            f"run {path.parent.name} is held by process {pid} on this machine, since {since}",
+            f"Wait for it, or stop it with: kill {pid}",
+        )
+
+
+def _runs(pid: int, began: object) -> bool:
+    """Tell whether the process `pid` that began at `began` still runs; a later one may have got its number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return _began(pid) == began
+
+
+def _began(pid: int) -> str | None:
+    """Give when a process began, in ticks since the machine did; "ended" for one that nobody has buried, None where unknown.
+
+    Source: proc_pid_stat(5), fields 3 and 22.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:  # not Linux
+        return None
+    return "ended" if fields[0] in "ZX" else fields[19]
+
+
+@contextlib.contextmanager
+def _guarded(path: Path) -> Iterator[int]:
+    """Open a file that no other process looks into meanwhile, new where there is none; give its handle."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks: two at the very same moment may collide
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                same = os.path.samestat(os.fstat(handle), path.stat())
+            except FileNotFoundError:
+                same = False
+            if same:  # else its holder removed it just now
+                yield handle
+                return
+        finally:
+            os.close(handle)
 
 
 def validation_score(run: RunFolder) -> float | None:
@@ -397,12 +573,22 @@ def _known(runs: Sequence[RunFolder]) -> str:
     return f"Known: {listed}{' and older ones' if len(runs) > 8 else ''}. See: leuk runs"
 
 
+def is_export(path: Path) -> bool:
+    """Tell whether a run lies in an exported file rather than in a folder."""
+    return path.suffix == EXPORT_SUFFIX and not path.is_dir()
+
+
 def run_at(wanted: str) -> RunFolder | None:
     """Give the run at a path: a run's folder or its run.json; None where `wanted` can only be an id or a name.
 
-    Raises WorkspaceError where it is a path and there is no run.
+    Raises WorkspaceError where it is a path and there is no run, UsageError where it is an exported file.
     """
     path = Path(wanted)
+    if is_export(path) and path.exists():
+        raise UsageError(
+            f"{wanted} is an exported run: it can classify images, and nothing else",
+            "Name the run that it was made from; or use: leuk classify --run FILE.leuk",
+        )
     if path.name == RUN_FILE and path.is_file():
         path = path.parent
     if (path / RUN_FILE).is_file() or (path / STARTED_FILE).is_file():
@@ -494,7 +680,7 @@ LOOKS_FILE = "looks.jsonl"
 def looks_at(workspace: Workspace, part: str) -> int:
     """Count how often the images of fingerprint `part` have been looked at."""
     path = workspace.reports_folder / LOOKS_FILE
-    known = path.read_text(encoding="ascii").splitlines() if path.exists() else []
+    known = path.read_text(encoding="ascii", errors="replace").splitlines() if path.exists() else []
     return sum(f'"part": "{part}"' in line for line in known)
 
 

@@ -84,13 +84,14 @@ def make_lab() -> MakeLab:
         groups: int = 4,
         images: int = 2,
         side_px: int = 48,
+        suffix: str = ".png",
         warnings: Sequence[str] = (),
     ) -> Lab:
         rows = []
         for label, name in enumerate(classes):
             for number in range(groups if folds else len(splits)):
                 for image in range(images):
-                    path = root / "pictures" / name / f"{name}-{number}" / f"{image}.png"
+                    path = root / "pictures" / name / f"{name}-{number}" / f"{image}{suffix}"
                     digest = paint(path, label, 100 * number + image, side_px)
                     rows.append(
                         Sample(

@@ -96,7 +96,8 @@ def _run(clone: Path, command: list[str]) -> str:
 def followed(clone: Path) -> dict[str, str]:
     """Follow the README as written; give what each of its commands printed."""
     blocks = [block for block in fenced(read(ROOT / "README.md"), "sh") if not NOT_RUN.search(block)]
-    return {block.split()[1]: _run(clone, ["bash", "-euo", "pipefail", "-c", block]) for block in blocks}
+    last_command = {block: block.strip().splitlines()[-1].split()[1] for block in blocks}
+    return {last_command[block]: _run(clone, ["bash", "-euo", "pipefail", "-c", block]) for block in blocks}
 
 
 def test_the_readme_runs_as_written(clone: Path, followed: dict[str, str]) -> None:
@@ -109,7 +110,9 @@ def test_the_readme_runs_as_written(clone: Path, followed: dict[str, str]) -> No
         "compare",
         "cells",
         "classify",
+        "merge",
     ]
+    assert len((clone / "findings.csv").read_text().splitlines()) == 1 + 24
     assert len((clone / "features.csv").read_text().splitlines()) == 1 + 120
     rows = followed["classify"].splitlines()
     assert len(rows) == 1 + 1 + 4 and rows[0].startswith("path,label,decision,")

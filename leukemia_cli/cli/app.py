@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import re
 import shlex
 import signal
 import sys
@@ -25,7 +26,8 @@ from leukemia_cli.catalog import VARIANTS, find_variant
 from leukemia_cli.cli import options
 from leukemia_cli.cli.console import Console, ReaderGone
 from leukemia_cli.cli.options import Shared, with_shared
-from leukemia_cli.domain import Manifest
+from leukemia_cli.data.shards import read_shard
+from leukemia_cli.domain import Manifest, counted
 from leukemia_cli.errors import Interrupted, LeukError, MachineError, UsageError
 from leukemia_cli.workspace import (
     RunFolder,
@@ -33,6 +35,7 @@ from leukemia_cli.workspace import (
     check_run_name,
     disk_errors,
     find_run,
+    is_export,
     open_workspace,
     read_json,
     run_at,
@@ -57,10 +60,17 @@ app = typer.Typer(
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; give its exit code. Nothing but this turns errors into text."""
+    with _stops_as_before():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     console = Console(debug="--debug" in arguments, as_json="--json" in arguments)
     _ready_streams()
     try:
-        with warnings.catch_warnings(), _sigterm_raises():
+        if _follows():
+            _to_nowhere()  # results come from the process that leads
+        with warnings.catch_warnings(), _stops_raise():
             if not console.debug and not {"-v", "--verbose"} & set(arguments):
                 warnings.simplefilter("ignore")
             result = app(args=list(arguments), prog_name="leuk", standalone_mode=False, obj=console)
@@ -74,8 +84,12 @@ def run(arguments: Sequence[str]) -> int:
         return leaving.code if isinstance(leaving.code, int) else 1
     except LeukError as error:
         return _told(console, error)
-    except _Terminated:
-        return _told(console, Interrupted(143, "stopped by SIGTERM", _AFTER_STOP))
+    except _Terminated as stopped:
+        if isinstance(
+            stopped.__context__, LeukError
+        ):  # it was ending already: torchrun stops what is left of a training
+            return _told(console, stopped.__context__)
+        return _told(console, Interrupted(stopped.exit_code, f"stopped by {stopped}", _AFTER_STOP))
     except (KeyboardInterrupt, typer.Abort):
         return _told(console, Interrupted(130, "stopped by Ctrl-C", _AFTER_STOP))
     except Exception as error:
@@ -147,31 +161,67 @@ def _known(error: Exception) -> LeukError:
             return known
         except OSError:
             pass
-    said = " ".join(f"{type(error).__name__}: {error}".split())
-    return LeukError(said, "This is a bug in leuk. Run it again with --debug for the traceback")
+    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    said = " ".join(f"{type(error).__name__}: {_without_paths(told)}".split())[:500]
+    return LeukError(said, "This is a bug in leuk. Run it again with --debug for the traceback, which names files")
+
+
+def _without_paths(text: str) -> str:
+    """Take out whatever may be a path: what is said of a bug gets sent around, and folders may be named like patients."""
+    text = re.sub(r"""(['"])[^'"]*[/\\][^'"]*\1""", r"\1…\1", text)
+    return re.sub(r"(?:\b[A-Za-z]:)?[^\s'\":,()\[\]]*[/\\][^\s'\"]*", "…", text)
+
+
+_STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class _Terminated(BaseException):
-    """SIGTERM came; like KeyboardInterrupt no `except Exception` on the way may swallow it."""
+    """SIGTERM or SIGUSR1 came; like KeyboardInterrupt no `except Exception` on the way may swallow it."""
+
+    exit_code = 143
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Have SIGTERM raise _Terminated, so that files are closed and nothing is left half written."""
+def _stops_raise() -> Iterator[None]:
+    """Have SIGTERM, and the SIGUSR1 of schedulers, raise _Terminated: files are closed and nothing is left half written."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise _Terminated
+        del frame
+        raise _Terminated(signal.Signals(number).name)
 
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        for number in _STOPS:
+            signal.signal(number, stop)
     except ValueError:  # not in the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in _STOPS:  # what is said about the end is not cut short
+            signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _stops_as_before() -> Iterator[None]:
+    """Give signals their handlers back at the end."""
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _follows() -> bool:
+    """Tell whether torchrun started this process beside one that leads."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return False
+    from leukemia_cli.learning.machine import granted_seat
+
+    seat = granted_seat()
+    return seat is not None and not seat.leads
 
 
 # ------------------------------------------------------------------------------------------------- small inputs
@@ -369,6 +419,7 @@ def train(
     stain_norm: Annotated[Literal["none", "macenko", "reinhard"], typer.Option(help=options.STAIN_NORM)] = "none",
     resolution: Annotated[float | None, typer.Option(metavar="PX", help=options.RESOLUTION)] = None,
     tiles: Annotated[int, typer.Option(help=options.TILES)] = 1,
+    decode: Annotated[Literal["full", "scaled"], typer.Option(help=options.DECODE)] = "full",
     stain_jitter: Annotated[float | None, typer.Option(help=options.STAIN_JITTER)] = None,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints of fine-tuning.")] = 300.0,
@@ -381,7 +432,9 @@ def train(
 ) -> None:
     """Train a classifier from the manifest and keep it as a run."""
     options.check_names(backbone, variant)
-    remedies = options.remedies(mask_marks=mask_marks, stain_norm=stain_norm, resolution=resolution, tiles=tiles)
+    remedies = options.remedies(
+        mask_marks=mask_marks, stain_norm=stain_norm, resolution=resolution, tiles=tiles, decode=decode
+    )
     if name is not None:
         check_run_name(name)
     options_of_variant: dict[str, Any] = {
@@ -425,7 +478,8 @@ def train(
             least_cells=least_cells, **options_of_variant,
         )  # fmt: skip
         done = steps.train(workspace, manifest, settings, command=tuple(sys.argv), track=track, note=note)
-    _report_run(shared, done.as_json())
+    if not _follows():
+        _report_run(shared, done.as_json())
 
 
 def _report_run(shared: Shared, facts: dict[str, Any]) -> None:
@@ -470,13 +524,16 @@ def extract_features(
     ] = "none",
     resolution: Annotated[float | None, typer.Option(metavar="PX", help="With --backbone, as in train.")] = None,
     tiles: Annotated[int, typer.Option(help="With --backbone, as in train.")] = 1,
+    decode: Annotated[Literal["full", "scaled"], typer.Option(help="With --backbone, as in train.")] = "full",
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
 ) -> None:
     """Keep the feature vector of every image, for your own analyses or for fit-svm."""
     if backbone is not None and run_wanted is not None:
         raise UsageError("--run and --backbone exclude each other", "Name one of them")
     options.need_backbone(ctx, backbone)
-    remedies = options.remedies(mask_marks=mask_marks, stain_norm=stain_norm, resolution=resolution, tiles=tiles)
+    remedies = options.remedies(
+        mask_marks=mask_marks, stain_norm=stain_norm, resolution=resolution, tiles=tiles, decode=decode
+    )
     if backbone is not None:
         options.check_names(backbone, None)
     if output is None and "--format" in options.explicit(ctx, ()):
@@ -529,6 +586,7 @@ def fit_svm(
     ] = "none",
     resolution: Annotated[float | None, typer.Option(metavar="PX", help="With --backbone, as in train.")] = None,
     tiles: Annotated[int, typer.Option(help="With --backbone, as in train.")] = 1,
+    decode: Annotated[Literal["full", "scaled"], typer.Option(help="With --backbone, as in train.")] = "full",
     stain_jitter: Annotated[float | None, typer.Option(help=options.STAIN_JITTER)] = None,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
     false_alarm: Annotated[float, typer.Option(help="As in train.")] = 0.05,
@@ -540,7 +598,9 @@ def fit_svm(
     if sum(given is not None for given in (features, run_wanted, backbone)) > 1:
         raise UsageError("--features, --run and --backbone exclude each other", "Name one of them")
     options.need_backbone(ctx, backbone)
-    remedies = options.remedies(mask_marks=mask_marks, stain_norm=stain_norm, resolution=resolution, tiles=tiles)
+    remedies = options.remedies(
+        mask_marks=mask_marks, stain_norm=stain_norm, resolution=resolution, tiles=tiles, decode=decode
+    )
     if backbone is not None:
         options.check_names(backbone, None)
     if name is not None:
@@ -755,11 +815,14 @@ def compare(
     stain_norm: Annotated[Literal["none", "macenko", "reinhard"], typer.Option(help="As in train.")] = "none",
     resolution: Annotated[float | None, typer.Option(metavar="PX", help="As in train.")] = None,
     tiles: Annotated[int, typer.Option(help="As in train.")] = 1,
+    decode: Annotated[Literal["full", "scaled"], typer.Option(help="As in train.")] = "full",
     stain_jitter: Annotated[float | None, typer.Option(help=options.STAIN_JITTER)] = None,
     max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
 ) -> None:
     """Run the paper's table: backbones × variants over the manifest's grouped folds, every choice inside training."""
-    remedies = options.remedies(mask_marks=mask_marks, stain_norm=stain_norm, resolution=resolution, tiles=tiles)
+    remedies = options.remedies(
+        mask_marks=mask_marks, stain_norm=stain_norm, resolution=resolution, tiles=tiles, decode=decode
+    )
     listed = options.listed(backbones, "--backbones", str) or ()
     wanted = options.listed(variants, "--variants", str) or ()
     for backbone in listed:
@@ -837,12 +900,27 @@ def classify(
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs, @FILE with a list, or - for stdin.")
     ],
-    run_wanted: Annotated[str | None, typer.Option("--run", metavar="RUN", help="A run (default: best).")] = None,
+    run_wanted: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="A run (default: best), or an exported FILE.leuk.")
+    ] = None,
     form: Annotated[
-        Literal["table", "csv", "jsonl", "json"] | None,
-        typer.Option("--format", help="Default: table on a terminal, csv elsewhere."),
+        Literal["table", "csv", "jsonl", "json", "parquet"] | None,
+        typer.Option("--format", help="Default: table on a terminal, csv elsewhere. Parquet needs --output."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N|slurm", help="Only every N-th input from the I-th; slurm: of this array's task."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted --output of csv, jsonl or parquet.")
+    ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ray[://ADDRESS]", help="Classify on a Ray cluster; --workers is then the cores of each process."
+        ),
+    ] = None,
     abstain: Annotated[
         bool, typer.Option(help="Say novel or uncertain rather than a label; the best guess is always given.")
     ] = True,
@@ -859,6 +937,16 @@ def classify(
         Literal["auto", "field", "cell"] | None,
         typer.Option(help="Of a run on cells: what an image shows (default: as its data were prepared); auto tells."),
     ] = None,
+    engine: Annotated[
+        Literal["torch", "openvino", "onnx", "auto"] | None,
+        typer.Option(
+            help="What computes (default: torch, or an exported file's own). auto: the fastest that verified."
+        ),
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16", "auto"] | None,
+        typer.Option(help="Of the network (default: fp32). Others only where leuk export verified them for the run."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images through the network at once.")] = 16,
     max_megapixels: Annotated[
         float, typer.Option(help="Larger images become error rows; a run on cells reads them in tiles.")
@@ -866,13 +954,13 @@ def classify(
 ) -> None:
     """Classify images: one row for each, in order; a broken one is an error row and the rest go on."""
     console = shared.console
-    if console.as_json and form not in (None, "json"):
-        raise UsageError(f"--json and --format {form} exclude each other", "Name one of them")
-    if console.as_json:
-        form = "json"
+    if console.as_json and form not in (None, "json") and output is None:
+        raise UsageError(f"--json and --format {form} exclude each other", "Name one of them, or add --output FILE")
     if form is None:
-        form = "table" if sys.stdout.isatty() and output is None else "csv"
+        form = "json" if console.as_json else "table" if sys.stdout.isatty() and output is None else "csv"
+    part = None if shard is None else read_shard(shard, os.environ)
     found = _classifying_run(shared, run_wanted)
+    from leukemia_cli.learning.cluster import Spread
     from leukemia_cli.steps import classify as steps
 
     def out(text: str, end: str) -> None:
@@ -881,14 +969,21 @@ def classify(
 
     settings = steps.ClassifySettings(
         abstain=abstain, heatmaps=heatmaps, details=details, input_unit=input_unit, batch_size=batch_size,
-        max_megapixels=max_megapixels, device=shared.device, workers=shared.workers,
+        max_megapixels=max_megapixels, device=shared.device, workers=shared.workers, engine=engine, precision=precision,
     )  # fmt: skip
     failed, total = steps.write_findings(
         found,
         inputs,
         settings,
-        form=form,
-        output=output,
+        steps.Delivery(
+            form=form,
+            output=output,
+            shard=part,
+            resume=resume,
+            cluster=None
+            if cluster is None
+            else Spread(address=cluster, cores_each=shared.workers or 1, gpu=shared.device.startswith("cuda")),
+        ),
         stdin=getattr(sys.stdin, "buffer", ()),
         out=out,
         table=console.table,
@@ -903,6 +998,10 @@ def classify(
 
 def _classifying_run(shared: Shared, wanted: str | None) -> RunFolder:
     """Find the run; a path needs no workspace, and `best` prefers the manifest that lies in it."""
+    if wanted is not None and is_export(Path(wanted)):
+        from leukemia_cli.learning.exported import read_exported_run
+
+        return read_exported_run(Path(wanted))
     at_path = None if wanted is None else run_at(wanted)
     if at_path is not None:
         return at_path
@@ -915,6 +1014,73 @@ def _manifest_fingerprint(workspace: Workspace) -> str | None:
     """Read the fingerprint of the manifest, None where there is none."""
     facts = workspace.manifest_folder / "manifest.json"
     return read_json(facts, "manifest").get("fingerprint") if facts.exists() else None
+
+
+@app.command(epilog="Example: leuk merge findings-*.csv --output findings.csv")
+@with_shared
+def merge(
+    shared: Shared,
+    parts: Annotated[
+        list[str], typer.Argument(metavar="PART...", help="Outputs of classify --shard: files, folders or globs.")
+    ],
+    output: Annotated[Path, typer.Option(help="Write to this file.")],
+    form: Annotated[
+        Literal["csv", "jsonl", "parquet"] | None,
+        typer.Option("--format", help="Default: by the ending of the output, or as the parts are."),
+    ] = None,
+) -> None:
+    """Put the outputs of all shards together, in the order of the inputs, after checking that they belong together."""
+    from leukemia_cli.steps.merge import merge as step
+
+    done = step(parts, output, form, track=shared.console.track, note=shared.console.note)
+    facts = done.as_json()
+    if shared.console.as_json:
+        shared.console.document(facts)
+        return
+    of = f"{counted(facts['rows'], 'row')} of {counted(facts['parts'], 'part')}"
+    shared.console.out(f"{facts['output']}: {of}, {counted(facts['errors'], 'error row')}")
+
+
+@app.command(epilog="Example: leuk export best --format openvino   then: leuk classify smears --engine auto")
+@with_shared
+def export(
+    shared: Shared,
+    run_wanted: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run (default: best).")] = None,
+    form: Annotated[
+        Literal["openvino", "onnx"], typer.Option("--format", help="The engine that will run it.")
+    ] = "openvino",
+    output: Annotated[
+        Path | None, typer.Option(help="Write to this FILE.leuk (default: exports/ in the run's folder).")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images through the network at once.")] = 16,
+    max_megapixels: Annotated[float, typer.Option(help="Refuse larger images.")] = 200.0,
+) -> None:
+    """Write a run as one file for a faster engine, and compare that with torch on the run's own images."""
+    console = shared.console
+    found = _classifying_run(shared, run_wanted)
+    from leukemia_cli.steps import export as steps
+
+    settings = steps.ExportSettings(
+        format=form, output=output, batch_size=batch_size, max_megapixels=max_megapixels, device=shared.device,
+        workers=shared.workers,
+    )  # fmt: skip
+    done = steps.export(found, settings, track=console.track, note=console.note)
+    if console.as_json:
+        console.document(done.as_json())
+        return
+    headers = ["engine", "precision", "labels", "decisions", "largest score difference", "images/s", "verified"]
+    rows = [
+        [
+            r.engine, r.precision, f"{r.labels_equal} of {r.views + r.photographs}",
+            f"{r.decisions_equal} of {r.views + r.photographs}", f"{r.score_difference:.1e}", f"{r.images_per_s:.1f}",
+            "yes" if r.refused is None else f"no: {r.refused}",
+        ]
+        for r in done.verified
+    ]  # fmt: skip
+    first = done.verified[0]
+    console.table(f"compared with torch fp32 on {first.views} views of {first.images} images", headers, rows)
+    console.out(f"exported: {done.file}")
+    console.note(f"next: leuk classify IMAGES --run {shlex.quote(str(done.file))}")
 
 
 @app.command(epilog="Example: leuk cells smears --output cells.csv --overlays overlays")
@@ -1002,6 +1168,46 @@ def runs(shared: Shared) -> None:
     shared.console.table(f"runs in {workspace.root} (validation: balanced accuracy)", headers, rows)
     for damaged in listed.damaged:
         shared.console.note(f"warning: {damaged['path']}: {damaged['reason']}")
+
+
+@app.command(epilog="Example: leuk weights fetch senet   or: leuk weights check senet --weights model.safetensors")
+@with_shared
+def weights(
+    shared: Shared,
+    action: Annotated[Literal["list", "fetch", "check"], typer.Argument(help="Look, fetch, or load and hash.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[BACKBONE]...", help="Backbones (default: all; fetch needs names).")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="check: this file, for the one backbone named.")
+    ] = None,
+) -> None:
+    """List, fetch or check pretrained weights. Only fetch speaks to the network."""
+    from leukemia_cli.steps import weights as steps
+
+    console = shared.console
+    if file is not None and action != "check":
+        raise UsageError(f"leuk weights {action} takes no --weights", "leuk weights check BACKBONE --weights FILE")
+    if action == "check":
+        checked = steps.check(names or (), file, console.note)
+        if console.as_json:
+            console.document([each.as_json() for each in checked])
+        else:
+            rows = [
+                [each.backbone, each.source or (each.error.problem if each.error else ""), each.sha256 or "–"]
+                for each in checked
+            ]
+            console.table("weights that load", ["backbone", "source", "SHA-256"], rows)
+        failed = [each.error for each in checked if each.error is not None]
+        if failed:
+            raise failed[0]
+        return
+    places = steps.fetch(names or (), console.note) if action == "fetch" else steps.list_weights(names or ())
+    if console.as_json:
+        console.document([place.as_json() for place in places])
+        return
+    rows = [[p.backbone.name, p.backbone.timm_name, p.backbone.licence, p.says] for p in places]
+    console.table("pretrained weights", ["backbone", "timm name", "licence", "where"], rows)
 
 
 @app.command(epilog="Example: leuk doctor")

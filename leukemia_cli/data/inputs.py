@@ -16,9 +16,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from leukemia_cli.csv_rows import plain_text
 from leukemia_cli.errors import DataError, UsageError
+from leukemia_cli.remote import is_remote, list_remote
 
 PATH_COLUMN = "path"
+_FINDINGS = [PATH_COLUMN, "label", "decision"]
+"""The first columns of what classify writes: there an apostrophe may stand before a path."""
 _PASSED_OVER = "__MACOSX"  # what macOS puts into archives beside every file
 
 
@@ -37,6 +41,8 @@ def _expanded(given: str, endings: tuple[str, ...], stdin: Iterable[bytes]) -> I
         raise UsageError("an input is an empty word", "Look at the shell variable that was to hold a path")
     if given == "-":
         return _lines(stdin)
+    if is_remote(given):
+        return _elsewhere(given, endings)
     if given.startswith("@") and not os.path.lexists(given):
         return _listed(Path(given[1:]))
     if os.path.isdir(given):
@@ -44,6 +50,18 @@ def _expanded(given: str, endings: tuple[str, ...], stdin: Iterable[bytes]) -> I
     if not os.path.lexists(given) and glob.has_magic(given):
         return _matching(given, endings)
     return (given,)
+
+
+def _elsewhere(given: str, endings: tuple[str, ...]) -> Iterable[str]:
+    """Give an address as it is, or the images below an s3:// folder, which ends in a slash."""
+    if not given.endswith("/"):
+        return (given,)
+    if not given.startswith("s3://"):
+        raise UsageError(
+            f"{given} is a folder, and only s3:// folders can be listed", "Name the files, or list them in @FILE"
+        )
+    nothing = DataError(f"no images in folder {given}", f"It is searched for {' '.join(sorted(endings))}")
+    return _begun(list_remote(given, endings), nothing)
 
 
 def _matching(pattern: str, endings: tuple[str, ...]) -> Iterable[str]:
@@ -138,10 +156,11 @@ def _list_lines(file: Path) -> Iterator[str]:
                 yield from _lines(stream)
                 return
             text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
+            own = columns[: len(_FINDINGS)] == _FINDINGS
             for row in csv.DictReader(text, fieldnames=columns):
                 path: str | None = row[PATH_COLUMN]
                 if path:
-                    yield path
+                    yield plain_text(path) if own else path
     except OSError as error:
         raise DataError(f"cannot read the list {file}: {error.strerror}", "Check the path after @") from error
     except csv.Error as error:

@@ -27,7 +27,7 @@ from typing import Any, get_args
 from leukemia_cli import __version__
 from leukemia_cli.domain import SPLITS, GroupsSource, Manifest, Sample, Task, Unit, fingerprint
 from leukemia_cli.errors import WorkspaceError
-from leukemia_cli.workspace import Workspace, check_schema, fresh_folder, now, read_json, to_json
+from leukemia_cli.workspace import Workspace, check_schema, fresh_folder, now, read_json, sealed, to_json
 
 SCHEMA_VERSION = 1
 COLUMNS = ("path", "label", "group", "split", "fold", "unit", "source", "sha256", "width", "height")
@@ -139,7 +139,7 @@ def fill_folder(
         "python": platform.python_version(),
         "command": list(command),
     }
-    (folder / _FACTS).write_bytes(to_json(facts).encode())
+    (folder / _FACTS).write_bytes(to_json(sealed(facts)).encode())
 
 
 def read_manifest(workspace: Workspace) -> Manifest:
@@ -154,6 +154,9 @@ def read_manifest(workspace: Workspace) -> Manifest:
     check_schema(facts, file, SCHEMA_VERSION)
     digests = facts.get("tables", {_TABLE: facts.get("manifest_sha256")})
     try:
+        strange = set(digests) - {_TABLE, _FIELDS, _UNLABELLED}
+        if strange:
+            raise ValueError(f"unknown table {min(strange)!r}")
         texts = {name: _text(workspace.manifest_folder / name, digest) for name, digest in digests.items()}
         return _manifest(facts, texts, str(workspace.manifest_folder))
     except (AttributeError, KeyError, TypeError, ValueError, csv.Error) as error:
@@ -216,6 +219,8 @@ def _samples(text: str, unit: Unit, folder: str) -> tuple[Sample, ...]:
     for path, label, group, split, fold, of, source, sha256, width, height, *more in rows:
         bundle = more.pop() if header[-1] == BUNDLE else ""
         field, x, y = more or ("", "", "")
+        if unit == "cell" and not os.path.isabs(path) and ".." in path.split(os.sep):
+            raise ValueError(f"the crop {path!r} does not lie in the manifest's folder")
         samples.append(
             Sample(
                 path=os.path.join(folder, path) if unit == "cell" else path,

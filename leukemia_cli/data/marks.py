@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from xml.parsers import expat
 
+from leukemia_cli.data.plain_yaml import read_plain
 from leukemia_cli.data.sources import Mark
 from leukemia_cli.errors import DataError
 
 _MEND = "Mend or delete the line"
+_DEEPEST = 5
+"""How deep an annotation's elements can mean anything: annotation/object/part/bndbox/xmin."""
 _ROUNDING = 1e-5  # tools write boxes at the edge of an image with six decimals, rounded outwards
 
 
@@ -81,6 +84,8 @@ def read_voc(path: str) -> tuple[Mark, ...]:
         raise DataError(
             f"{path} line {error.lineno} is no XML: {expat.ErrorString(error.code)}", "Fetch it again, or leave it out"
         ) from error
+    except (LookupError, ValueError) as error:
+        raise DataError(f"{path} is in an encoding that is not known: {error}", "Save it in UTF-8") from error
     return tuple(reader.marks)
 
 
@@ -108,7 +113,8 @@ class _VocReader:
     def end(self, line: int) -> None:
         place = f"{self.path} line {line}"
         if self.stack[:2] == ["annotation", "object"]:
-            self.found["/".join(self.stack[2:])] = ("".join(self.words).strip(), place)
+            if len(self.stack) <= _DEEPEST:  # below it nothing is looked for, and paths would grow with the square
+                self.found["/".join(self.stack[2:])] = ("".join(self.words).strip(), place)
             if len(self.stack) == 2:
                 self.marks.append(self._mark(place))
         self.stack.pop()
@@ -168,12 +174,10 @@ def read_class_names(path: str) -> dict[int, str]:
     """
     if not path.lower().endswith((".yaml", ".yml")):
         return dict(enumerate(words for line in _text(path).splitlines() if (words := line.strip())))
-    import yaml
-
     try:
-        stored = yaml.safe_load(_text(path))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path} is not valid YAML: {' '.join(str(error).split())}", "Mend it") from error
+        stored = read_plain(_text(path).encode())
+    except ValueError as error:
+        raise DataError(f"{path} is not valid YAML: {error}", "Mend it") from error
     names = stored.get("names") if isinstance(stored, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))
@@ -202,6 +206,8 @@ def read_coco(path: str) -> CocoFile:
         stored = json.loads(_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path} line {error.lineno} is no JSON: {error.msg}", "Fetch it again") from error
+    except (RecursionError, ValueError) as error:  # nested without end, or a number of thousands of digits
+        raise DataError(f"{path} is no JSON of boxes: {error}", "Fetch it again") from error
     parts = {
         part: _entries(stored, part, keys, path)
         for part, keys in (

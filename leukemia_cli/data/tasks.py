@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leukemia_cli.catalog import TASKS, unknown
+from leukemia_cli.data.plain_yaml import MOST_BYTES, read_plain
 from leukemia_cli.domain import Task
 from leukemia_cli.errors import UsageError
 
@@ -70,16 +72,13 @@ def nearest(task: Task, label: str) -> str | None:
 
 def read_yaml(path: str, what: str) -> dict[str, Any]:
     """Read a YAML file that must hold a mapping; raises UsageError naming `what` it was to be."""
-    import yaml
-
     try:
         with open(path, "rb") as file:
-            stored = yaml.safe_load(file.read())
+            stored = read_plain(file.read(MOST_BYTES + 1))
     except OSError as error:
         raise UsageError(f"cannot read {what} {path}: {os.strerror(error.errno or 0)}", "Check the path") from error
-    except (yaml.YAMLError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise UsageError(f"{what} {path} is not valid YAML: {said}", "Check colons, indents and quotes") from error
+    except ValueError as error:
+        raise UsageError(f"{what} {path} is not valid YAML: {error}", "Check colons, indents and quotes") from error
     if not isinstance(stored, dict):
         raise UsageError(f"{what} {path} holds no keys", "Write it as `key: value` lines")
     return stored
@@ -96,7 +95,7 @@ def check_keys(stored: Mapping[Any, Any], known: Sequence[str], where: str) -> N
 def text_of(value: object, where: str) -> str:
     """Give a YAML scalar as text; raises UsageError for what is none, or what YAML took for yes or no."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise UsageError(f"{where} must be text, got {value!r}", "Put it between quotes")
+        raise UsageError(f"{where} must be text, got {reprlib.repr(value)}", "Put it between quotes")
     return str(value)
 
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 
 from leukemia_cli.judging.calibration import softmax
 from leukemia_cli.judging.intervals import clopper_pearson
@@ -223,6 +222,8 @@ def _fitted(values: FloatArray, labels: IntArray) -> tuple[float, FloatArray]:
         gradient = np.concatenate([[slope * float((off * values).sum())], off.sum(axis=0)]) + 2 * _RIDGE * point
         return value, gradient
 
+    from scipy.optimize import minimize  # what is fitted needs it; what reads a stored rule starts without
+
     found = minimize(loss, np.zeros(1 + values.shape[1]), jac=True, method="L-BFGS-B")
     return float(np.exp(found.x[0])), np.asarray(found.x[1:])
 
@@ -279,6 +280,8 @@ def fit_count_control(counts: IntArray, labels: IntArray, *, class_count: int) -
         gradient = np.concatenate([(off * scaled[:, None]).sum(axis=0), off.sum(axis=0)])
         value += _CONTROL_RIDGE * float((slopes**2).sum())
         return value, gradient + 2 * _CONTROL_RIDGE * np.concatenate([slopes, np.zeros(class_count)])
+
+    from scipy.optimize import minimize
 
     found = minimize(loss, np.zeros(2 * class_count), jac=True, method="L-BFGS-B").x
     return CountControl(

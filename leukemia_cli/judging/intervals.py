@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from scipy import special
 
 from leukemia_cli.judging.metrics import (
     METRICS,
@@ -227,6 +226,8 @@ def t_interval(
 
     Source: delta method; Student's t with `freedom` degrees. Raises ValueError for a range bounded from above alone.
     """
+    from scipy import special
+
     reach = float(special.stdtrit(freedom, (1 + level) / 2)) * error
     if math.isinf(least) and math.isinf(most):
         return value - reach, value + reach
@@ -257,6 +258,8 @@ def clopper_pearson(hits: int, total: int, *, level: float) -> tuple[float, floa
 
     Source: Clopper and Pearson 1934, Biometrika 26:404.
     """
+    from scipy import special
+
     tail = (1 - level) / 2
     low = float(special.betaincinv(hits, total - hits + 1, tail)) if hits else 0.0
     high = float(special.betaincinv(hits + 1, total - hits, 1 - tail)) if hits < total else 1.0

@@ -2,7 +2,7 @@
 
 A view of T tiles is one array (T·S, S, 3): they lie below each other, and `run_backbone` takes them apart again.
 Decoding runs in threads (Pillow releases the interpreter lock); what a view looks like depends only on its image and its
-seed, never on threads, order or batch.
+seed, never on threads, order or batch. Importing this loads no torch.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ import collections
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from torch import Tensor
 
 from leukemia_cli.domain import Preprocessing, Sample
 from leukemia_cli.errors import DataError
 from leukemia_cli.vision.decode import BadImage, Decoded, decode
 from leukemia_cli.vision.remedies import Remedied, cut, remedied
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Pixels = NDArray[np.uint8]
 Work = TypeVar("Work")
@@ -124,6 +126,8 @@ def view_rng(seed: int, sha256: str, view: int) -> np.random.Generator:
 
 def to_input(views: Tensor, spec: Preprocessing, device: torch.device) -> Tensor:
     """Normalise uint8 (B, T·S, S, 3) on the device to float32 (B·T, 3, S, S), channels last in memory."""
+    import torch
+
     mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1) * 255.0
     std = torch.tensor(spec.std, device=device).view(1, 3, 1, 1) * 255.0
     count, height, width = views.shape[:3]
@@ -135,18 +139,20 @@ def to_input(views: Tensor, spec: Preprocessing, device: torch.device) -> Tensor
 
 def stack(views: Sequence[Pixels], device: torch.device) -> Tensor:
     """Stack views to uint8 (B, T·S, S, 3), pinned where the device is CUDA."""
+    import torch
+
     batch = torch.from_numpy(np.stack(views))
     return batch.pin_memory() if device.type == "cuda" else batch
 
 
-def read_sample(sample: Sample, max_megapixels: float) -> Decoded:
+def read_sample(sample: Sample, max_megapixels: float, enough_px: int | None = None) -> Decoded:
     """Decode a manifest's image, pixels (H, W, 3), or a cell of a photograph, (H, W, 4) with where the cell is.
 
-    Raises DataError where it cannot be read or its bytes are no longer those of the manifest.
+    `enough_px` is as in `decode`. Raises DataError where it cannot be read or its bytes are no longer those of the manifest.
     """
     of_photograph = bool(sample.field) and sample.path != sample.field
     try:
-        decoded = decode(sample.path, max_megapixels=max_megapixels, alpha=of_photograph)
+        decoded = decode(sample.path, max_megapixels=max_megapixels, alpha=of_photograph, enough_px=enough_px)
     except BadImage as error:
         if not of_photograph:
             raise

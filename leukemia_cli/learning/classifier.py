@@ -1,42 +1,39 @@
-"""What a run is once trained: backbones, heads, temperatures; from images to probabilities, the same for every command.
+"""A trained run in memory: members, thresholds, and an engine that looks; the same from images to probabilities for all.
 
 Requirements met here:
-- Saved and loaded again, anywhere, it gives the same scores: nothing it needs lies outside its folder.
-- Class order and preprocessing come from the artefact alone.
-- A network and a support vector machine are one kind of thing.
+- A network and a support vector machine are one kind of thing, and so are all engines: only feature vectors differ.
 - Of several members (one a fold) the mean of the calibrated probabilities counts; for an image of the manifest, `fold`
   asks the one member that has not seen it.
-- A damaged file is refused by name; nothing is unpickled.
+- Importing this loads no torch.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from numpy.typing import NDArray
 
-from leukemia_cli.domain import HeadChoice, Preprocessing, Task, Unit
-from leukemia_cli.errors import WorkspaceError
+from leukemia_cli.domain import Preprocessing, Task, Unit
+from leukemia_cli.errors import UsageError, WorkspaceError
 from leukemia_cli.judging.calibration import softmax
+from leukemia_cli.learning.arrays import Features, Scores
+from leukemia_cli.learning.backbones import BackboneSpec
 from leukemia_cli.learning.batches import Look, Pixels
 from leukemia_cli.learning.doubt import Doubt, Limits, Thresholds, Vectors, novelty_by
-from leukemia_cli.learning.features import Features, run_backbone, state_digest
-from leukemia_cli.learning.fitting import Scores
-from leukemia_cli.learning.machine import Machine, place
-from leukemia_cli.learning.network import Head, prefixed, unprefixed
+from leukemia_cli.learning.engines import Engine, TorchEngine
+from leukemia_cli.learning.heads import FrozenHead
 from leukemia_cli.learning.reading import Reading
 from leukemia_cli.learning.svm import Svm
-from leukemia_cli.learning.weights import BackboneSpec, rebuild_backbone
 from leukemia_cli.vision.cutting import Cutting
-from leukemia_cli.workspace import RunFolder, write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from leukemia_cli.learning.machine import Machine
+    from leukemia_cli.learning.network import Head
 
 MODEL_FILE, HEAD_FILE, DOUBT_FILE = "model.safetensors", "head.safetensors", "doubt.safetensors"
 
@@ -46,11 +43,11 @@ class Member:
     """One trained head with its temperature; `backbone` is None where it is the run's shared one."""
 
     fold: int | None
-    head: Head | Svm
+    head: Head | FrozenHead | Svm
     temperature: float
     calibrated_on: str | None
     """What the temperature was fitted on, with its counts; None where it was not fitted."""
-    backbone: nn.Module | None
+    backbone: nn.Module | None = None
     doubt: Doubt | None = None
     """When it abstains; None where no images were left to fit that on."""
     reading: Reading | None = None
@@ -82,19 +79,29 @@ class Member:
         }
         if isinstance(self.head, Svm):
             return {**shared, "kind": "svm", "kernel": self.head.kernel, "gamma": self.head.gamma}
+        head = self.network
         return {
             **shared,
             "kind": "network",
-            "features": len(self.head.kept),
-            "hidden": [layer.out_features for layer in self.head.hidden],
-            "dropout": self.head.rate,
+            "features": len(head.kept),
+            "hidden": [layer.out_features for layer in head.hidden],
+            "dropout": head.rate,
         }
 
     def tensors(self) -> dict[str, Tensor]:
         """Give the head's arrays by name."""
         if isinstance(self.head, Svm):
+            import torch
+
             return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in self.head.arrays().items()}
-        return self.head.state_dict()
+        return self.network.state_dict()
+
+    @property
+    def network(self) -> Head:
+        """Give the head as the network it was trained as; raises ValueError where it was loaded as arrays."""
+        if isinstance(self.head, (FrozenHead, Svm)):
+            raise ValueError("this head is no network: it was loaded as arrays")
+        return self.head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,18 +125,29 @@ def seen_by(members: Sequence[Member], vectors: Sequence[Vectors]) -> Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classifier:
-    """A trained run on a machine, from images to a probability for each class of its task."""
+    """A trained run with the engine that looks, from images to a probability for each class of its task."""
 
     run: str
     task: Task
     spec: BackboneSpec
     preprocessing: Preprocessing
-    backbone: nn.Module | None
     members: tuple[Member, ...]
-    machine: Machine
+    engine: Engine
+    backbone: nn.Module | None = None
+    """Of a run in torch: what its members share; None where each has its own."""
     unit: Unit = "image"
     cutting: Cutting | None = None
     """Of a run on cells: how they are found and cut."""
+
+    @property
+    def machine(self) -> Machine:
+        """Give the machine that torch computes on; raises UsageError where another engine computes."""
+        if isinstance(self.engine, TorchEngine):
+            return self.engine.machine
+        raise UsageError(
+            f"this needs run {self.run} in torch, and it was opened with {self.engine.name}",
+            "Name the run that was exported, and --engine torch",
+        )
 
     def look(self, looks: Sequence[Look]) -> Seen:
         """Give what all members together make of n images."""
@@ -150,16 +168,7 @@ class Classifier:
         return [Vectors(*rows) for rows in zip(of_class, of_novelty, strict=True)]
 
     def _features(self, views: Sequence[Pixels]) -> list[Features]:
-        shared = None if self.backbone is None else run_backbone(self.backbone, views, self.preprocessing, self.machine)
-        features = []
-        for member in self.members:
-            rows = shared
-            if member.backbone is not None:
-                rows = run_backbone(member.backbone, views, self.preprocessing, self.machine)
-            if rows is None:
-                raise ValueError("a member without a backbone in a run without a shared one")
-            features.append(rows)
-        return features
+        return self.engine.features(views, self.preprocessing, self.backbone, [m.backbone for m in self.members])
 
     def probabilities(self, views: Sequence[Pixels]) -> Scores:
         """Give probabilities (n, C) of n plain views: the mean over the members."""
@@ -191,95 +200,48 @@ def together(phrases: Sequence[str | None]) -> str | None:
     return f"{kinds.pop()} of each fold, {counts[0]} to {counts[-1]}"
 
 
-def backbone_file(fold: int | None) -> str:
-    """Name the file of a backbone: the run's shared one (None), or that of one fold."""
-    return MODEL_FILE if fold is None else f"fold-{fold}/{MODEL_FILE}"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What run.json says that a classifier is made of, but for its arrays; raises KeyError, TypeError or ValueError."""
+
+    task: Task
+    preprocessing: Preprocessing
+    spec: BackboneSpec
+    members: Sequence[Mapping[str, Any]]
+    unit: Unit
+    cutting: Cutting | None
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> RunFacts:
+        """Read them from run.json, or from what an exported file keeps of it."""
+        return cls(
+            task=Task.from_json(facts["task_definition"]),
+            preprocessing=Preprocessing.from_json(facts["preprocessing"]),
+            spec=BackboneSpec(**facts["backbone_spec"]),
+            members=facts["members"],
+            unit=facts.get("unit", "image"),
+            cutting=None if facts.get("crops") is None else Cutting.from_json(facts["crops"]),
+        )
 
 
-def save_classifier(folder: Path, backbone: nn.Module | None, members: Sequence[Member]) -> dict[str, Any]:
-    """Write backbones and heads into a run's folder; give the part of run.json that `load_classifier` needs."""
-    digests: dict[str, str] = {}
-
-    def keep(file: str, tensors: dict[str, Tensor]) -> None:
-        content = save(tensors)
-        write_bytes(folder / file, content)
-        digests[file] = hashlib.sha256(content).hexdigest()
-
-    if backbone is not None:
-        keep(MODEL_FILE, prefixed("", backbone.state_dict()))
-    heads: dict[str, Tensor] = {}
-    doubts: dict[str, Tensor] = {}
-    for i, member in enumerate(members):
-        heads |= prefixed(f"{i}.", member.tensors())
-        if member.doubt is not None:
-            doubts |= prefixed(f"{i}.", member.doubt.tensors())
-        if member.backbone is not None:
-            fold = None if backbone is None and len(members) == 1 else member.fold
-            keep(backbone_file(fold), prefixed("", member.backbone.state_dict()))
-    keep(HEAD_FILE, heads)
-    if doubts:
-        keep(DOUBT_FILE, doubts)
-    return {"members": [member.as_json() for member in members], "files": digests}
-
-
-def load_classifier(run: RunFolder, machine: Machine) -> Classifier:
-    """Load a finished run; raises WorkspaceError for one that is unfinished, damaged or of another leuk's making."""
-    if not run.finished:
-        raise WorkspaceError(f"run {run.id} is not finished", f"Finish it with: leuk train --resume {run.id}")
-    facts = run.facts
-    try:
-        files = {file: _read(run.path / file, digest) for file, digest in facts["files"].items()}
-        task = Task.from_json(facts["task_definition"])
-        preprocessing = Preprocessing.from_json(facts["preprocessing"])
-        spec = BackboneSpec(**facts["backbone_spec"])
-        stored = facts["members"]
-        cutting = None if facts.get("crops") is None else Cutting.from_json(facts["crops"])
-        shared_file = None if any(m["own_backbone"] for m in stored) else MODEL_FILE
-        shared = None if shared_file is None else _backbone(spec, files[shared_file], machine)
-        members = []
-        for i, facts_of_member in enumerate(stored):
-            own = None
-            if facts_of_member["own_backbone"]:
-                fold = None if len(stored) == 1 else facts_of_member["fold"]
-                own = _backbone(spec, files[backbone_file(fold)], machine)
-            members.append(
-                Member(
-                    fold=facts_of_member["fold"],
-                    head=restore_head(
-                        facts_of_member,
-                        unprefixed(f"{i}.", files[HEAD_FILE]),
-                        feature_width=spec.feature_width,
-                        class_count=len(task.classes),
-                    ),
-                    temperature=float(facts_of_member["temperature"]),
-                    calibrated_on=facts_of_member["calibrated_on"],
-                    backbone=own,
-                    doubt=restore_doubt(facts_of_member.get("doubt"), files, i),
-                    reading=restore_reading(facts_of_member.get("reading")),
-                )
-            )
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise WorkspaceError(
-            f"run {run.path} is damaged: {type(error).__name__} {error}", "Restore it from a copy, or train it again"
-        ) from error
-    return Classifier(
-        run=run.id,
-        task=task,
-        spec=spec,
-        preprocessing=preprocessing,
-        backbone=shared,
-        members=tuple(members),
-        machine=machine,
-        unit=facts.get("unit", "image"),
-        cutting=cutting,
+def restore_member(
+    facts: Mapping[str, Any],
+    *,
+    head: Head | FrozenHead | Svm,
+    doubt: Mapping[str, NDArray[Any]],
+    backbone: nn.Module | None,
+) -> Member:
+    """Build a stored member again around its head; raises KeyError, TypeError or ValueError where facts are damaged."""
+    kept = facts.get("doubt")
+    return Member(
+        fold=facts["fold"],
+        head=head,
+        temperature=float(facts["temperature"]),
+        calibrated_on=facts["calibrated_on"],
+        backbone=backbone,
+        doubt=None if kept is None else Doubt.restored(kept, doubt),
+        reading=restore_reading(facts.get("reading")),
     )
-
-
-def restore_doubt(
-    facts: Mapping[str, Any] | None, files: Mapping[str, Mapping[str, Tensor]], member: int
-) -> Doubt | None:
-    """Build a stored member's doubt again; raises KeyError, TypeError or ValueError where it does not fit its facts."""
-    return None if facts is None else Doubt.restored(facts, unprefixed(f"{member}.", files[DOUBT_FILE]))
 
 
 def restore_reading(facts: Mapping[str, Any] | None) -> Reading | None:
@@ -287,52 +249,16 @@ def restore_reading(facts: Mapping[str, Any] | None) -> Reading | None:
     return None if facts is None else Reading.from_json(facts)
 
 
-def _read(path: Path, digest: str) -> dict[str, Tensor]:
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != digest:
-            raise WorkspaceError(
-                f"{path} is not the file that the run was saved with (SHA-256 {found[:12]}…, not {digest[:12]}…)",
-                "It is damaged: restore it from a copy, or train the run again",
-            )
-        return load_file(path)
-    except FileNotFoundError:
-        raise WorkspaceError(f"{path} is missing", "Restore it from a copy, or train the run again") from None
-    except (SafetensorError, OSError) as error:
-        raise WorkspaceError(
-            f"{path} cannot be read: {error}", "Restore it from a copy, or train the run again"
-        ) from error
-
-
-def _backbone(spec: BackboneSpec, state: Mapping[str, Tensor], machine: Machine) -> nn.Module:
-    module = rebuild_backbone(spec, state)
-    return place(module, machine)
-
-
-def restore_head(
-    facts: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    *,
-    feature_width: int,
-    class_count: int,
-) -> Head | Svm:
-    """Build a stored member's head again; raises KeyError or RuntimeError where its arrays do not fit its facts."""
+def frozen_head(
+    facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], *, feature_width: int, class_count: int
+) -> FrozenHead | Svm:
+    """Build a stored member's head from arrays alone; raises KeyError or ValueError where they do not fit its facts."""
     if facts["kind"] == "svm":
-        arrays = {k: v.numpy() for k, v in tensors.items()}
-        return Svm.from_arrays(facts["kernel"], facts["gamma"], facts["within"], arrays)
-    kept = int(facts["features"])
-    choice = HeadChoice(
-        selected=None if kept == feature_width else kept, hidden=tuple(facts["hidden"]), rate=facts["dropout"]
-    )
-    head = Head(choice, feature_width, class_count, within=facts["within"])
-    head.load_state_dict(dict(tensors))
-    return head.eval()
-
-
-def member_digest(classifier: Classifier, member: Member) -> str:
-    """Hash the backbone that a member looks through: the key of its features in the cache."""
-    backbone = member.backbone if member.backbone is not None else classifier.backbone
-    if backbone is None:
-        raise ValueError("a member without a backbone in a run without a shared one")
-    return state_digest(backbone.state_dict())
+        svm = Svm.from_arrays(facts["kernel"], facts["gamma"], facts["within"], arrays)
+        if len(svm.mean) != feature_width:
+            raise ValueError(f"a machine for {len(svm.mean)} features does not fit a backbone of {feature_width}")
+        return svm
+    head = FrozenHead.from_arrays(facts["within"], arrays)
+    if len(head.mean) != feature_width or len(head.layers[-1][1]) != class_count:
+        raise ValueError("a head does not fit its backbone or its classes")
+    return head

@@ -22,10 +22,10 @@ import torch
 
 from leukemia_cli.domain import Manifest, Note, Sample, Track, fingerprint, silent, unheard
 from leukemia_cli.errors import WorkspaceError
+from leukemia_cli.learning.arrays import Scores
 from leukemia_cli.learning.batches import in_threads
 from leukemia_cli.learning.checkpoints import read_checkpoint, write_checkpoint
 from leukemia_cli.learning.features import CopyRows, FrozenRows, Rows, Views
-from leukemia_cli.learning.fitting import Scores
 from leukemia_cli.learning.machine import Machine
 from leukemia_cli.learning.runs import versions
 from leukemia_cli.learning.selection import one_core_each

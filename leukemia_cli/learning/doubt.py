@@ -9,21 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from leukemia_cli.errors import UsageError
 from leukemia_cli.judging.abstention import LeastConfidence, least_confidence
 from leukemia_cli.judging.conformal import LabelSets, Sets, fit_label_sets, no_label_sets
 from leukemia_cli.judging.novelty import Novelty, novelty_threshold
-from leukemia_cli.learning.features import Features
-from leukemia_cli.learning.fitting import Labels, Scores
+from leukemia_cli.learning.arrays import Features, Labels, Marks, Scores
 
-Marks = NDArray[np.bool_]
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,15 +90,20 @@ class Doubt:
         """Give what is stored beside the arrays."""
         return {"novelty": self.novelty.as_json(), **self.limits.as_json()}
 
-    def tensors(self) -> dict[str, Tensor]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Give the arrays by name."""
-        return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in self.novelty.arrays().items()}
+        return {name: np.ascontiguousarray(array) for name, array in self.novelty.arrays().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give `arrays` as tensors."""
+        import torch
+
+        return {name: torch.from_numpy(array) for name, array in self.arrays().items()}
 
     @classmethod
-    def restored(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Doubt:
-        """Undo `as_json` and `tensors`; raises KeyError, TypeError or ValueError for anything else."""
-        novelty = Novelty.restored(facts["novelty"], {k: v.numpy() for k, v in tensors.items()})
-        return cls(novelty=novelty, limits=Limits.from_json(facts))
+    def restored(cls, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Doubt:
+        """Undo `as_json` and `arrays`; raises KeyError, TypeError or ValueError for anything else."""
+        return cls(novelty=Novelty.restored(facts["novelty"], arrays), limits=Limits.from_json(facts))
 
 
 class Vectors(NamedTuple):

@@ -95,7 +95,7 @@ def _read_s(table: Table, plan: TrainPlan) -> float:
 
     def read() -> None:
         for sample in table.manifest.samples[:IMAGES_READ]:
-            image = remedied(read_sample(sample, plan.max_megapixels), spec.remedies)
+            image = remedied(read_sample(sample, plan.max_megapixels, spec.enough_px), spec.remedies)
             plain_view(image, spec)
             for view in range(1, plan.views):
                 if augmentation is not None:

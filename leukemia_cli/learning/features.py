@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import secrets
+import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from leukemia_cli.domain import Note, Preprocessing, Sample, Track, counted, fingerprint, silent, unheard
 from leukemia_cli.errors import MachineError, WorkspaceError
+from leukemia_cli.learning.arrays import Features
 from leukemia_cli.learning.batches import (
     Augmentation,
     Pixels,
@@ -35,7 +39,6 @@ from leukemia_cli.learning.machine import Machine, memory_errors, place
 from leukemia_cli.vision.remedies import remedied
 from leukemia_cli.workspace import write_bytes
 
-Features = NDArray[np.float32]
 PLAIN = "plain"
 IMAGES_PER_PART = 64
 
@@ -67,15 +70,47 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return hashed.hexdigest()
 
 
+MOST_CACHE_BYTES = 20_000_000_000
+"""What all caches of a workspace may hold together; our choice: some two million images of 2,048 features."""
+_IN_USE_S = 86_400.0
+"""A cache that was opened within this time may be another process's: it stays."""
+
+
+def trim_caches(root: Path, keep: Path, most_bytes: int = MOST_CACHE_BYTES) -> list[Path]:
+    """Remove caches below `root`, the longest unused first, until all together fit; give those that went.
+
+    `keep` stays, and so does what was opened within a day, whatever the sum is.
+    """
+    found = []
+    for folder in root.iterdir() if root.is_dir() else ():
+        with contextlib.suppress(OSError):  # gone since, or no folder
+            size = sum(part.stat().st_size for part in folder.iterdir())
+            found.append((folder.stat().st_mtime, size, folder))
+    total, gone = sum(size for _, size, _ in found), []
+    for opened, size, folder in sorted(found):
+        if total <= most_bytes:
+            break
+        if folder != keep and time.time() - opened > _IN_USE_S:
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= size
+            gone.append(folder)
+    return gone
+
+
 class FeatureCache:
     """Feature rows on disk, by image hash and view, for one set of weights and one preprocessing.
 
+    Opening one marks it as used and trims what else lies beside it, so that a workspace's caches stay bounded.
     Parts are written whole and never changed, so two processes may fill one cache; a part that cannot be read is left out
     and its rows are computed again; one whose values have changed is refused by name.
     """
 
     def __init__(self, root: Path, digest: str, preprocessing: Preprocessing) -> None:
         self.folder = root / fingerprint([digest, preprocessing.as_json()])
+        if self.folder.is_dir():
+            with contextlib.suppress(OSError):  # read-only: then nothing is added or trimmed either
+                os.utime(self.folder)
+                trim_caches(root, self.folder)
         self._places: dict[tuple[str, str], tuple[Path, int]] = {}
         self.unmeasured: set[str] = set()
         """Hashes of images without a ruler, which were seen whole where a scale was asked for."""
@@ -132,15 +167,23 @@ class FeatureCache:
         return gathered
 
 
-def run_backbone(backbone: nn.Module, views: Sequence[Pixels], spec: Preprocessing, machine: Machine) -> Features:
+def run_backbone(
+    backbone: nn.Module,
+    views: Sequence[Pixels],
+    spec: Preprocessing,
+    machine: Machine,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+) -> Features:
     """Give the feature vectors (n, D) of n views; that of a view of several tiles is the mean of theirs.
 
     A lone tile goes through beside a copy of itself: some convolutions sum a batch of one in another order, and an
     image's features must not depend on its neighbours. No more tiles than views, or than one view has, go through at once.
+    `precision` is that of the products inside; sums and what comes out are float32.
     """
     tiles = spec.remedies.tiles
     padded = views if len(views) > 1 or tiles > 1 else [views[0], views[0]]
-    with torch.inference_mode():
+    halved = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    with torch.inference_mode(), torch.autocast(machine.device.type, halved, enabled=halved is not None):
         inputs = to_input(stack(padded, machine.device), spec, machine.device)
         most = max(len(padded), tiles)
         out = torch.cat([backbone(inputs[at : at + most]) for at in range(0, len(inputs), most)]).float().cpu()
@@ -174,7 +217,7 @@ def extract(
             missing.setdefault(sample.sha256, sample)
 
     def view(sample: Sample) -> tuple[list[tuple[str, str]], list[Pixels], list[str]]:
-        image = remedied(read_sample(sample, max_megapixels), spec.remedies)
+        image = remedied(read_sample(sample, max_megapixels, spec.enough_px), spec.remedies)
         wanted = [(i, k) for i, k in enumerate(keys) if (sample.sha256, k) not in cache]
         made = [
             plain_view(image, spec)

@@ -10,18 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from leukemia_cli.domain import HeadChoice
+from leukemia_cli.domain import HeadChoice, undisturbed
 from leukemia_cli.errors import MachineError
-from leukemia_cli.learning.features import Features
+from leukemia_cli.learning.arrays import Features, Labels, Scores
 from leukemia_cli.learning.network import Head
 from leukemia_cli.learning.selectors import Rankings
-
-Labels = NDArray[np.int64]
-Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,10 +142,6 @@ def check_weights(state: Mapping[str, Tensor], epoch: int) -> None:
     """Raise MachineError for weights that are not numbers: the loss is looked at before a step, not after the last."""
     if not all(bool(torch.isfinite(value).all()) for value in state.values()):
         check_loss(math.nan, epoch, 0)
-
-
-def undisturbed() -> None:
-    """Let a fit go on: its default `pulse`."""
 
 
 def fit_head(

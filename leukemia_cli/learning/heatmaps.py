@@ -251,7 +251,7 @@ def _channels_first(backbone: nn.Module, features: Tensor) -> Tensor:
 
 def _log_odds(member: Member, features: Tensor, target: int) -> Tensor:
     """Give the calibrated log-odds of a class against all others; (B, D) to (B,). Unlike its probability they never level off."""
-    scores = _svm_scores(member.head, features) if isinstance(member.head, Svm) else member.head(features)
+    scores = _svm_scores(member.head, features) if isinstance(member.head, Svm) else member.network(features)
     scaled = scores.double() / member.temperature
     others = torch.cat([scaled[:, :target], scaled[:, target + 1 :]], dim=1)
     return scaled[:, target] - torch.logsumexp(others, dim=1)

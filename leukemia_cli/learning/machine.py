@@ -23,6 +23,52 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """The place of this process among the `size` that torchrun started as one training; `rank` counts from 0."""
+
+    rank: int
+    size: int
+    local_rank: int
+    """Place among the `local_size` processes of this machine."""
+    local_size: int
+
+    @property
+    def leads(self) -> bool:
+        """Tell whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+
+def granted_seat() -> Seat | None:
+    """Read the seat that torchrun gave this process; None where it gave none or started one process alone.
+
+    Variables of a scheduler never count: a job of several tasks is several trainings unless torchrun says otherwise.
+    Raises MachineError for what torchrun would not say.
+    """
+    told = os.environ
+    if "TORCHELASTIC_RUN_ID" not in told:
+        return None
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    try:
+        rank, size, local_rank, local_size = (int(told[name]) for name in names)
+        if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
+            raise ValueError("they do not go together")
+    except (KeyError, ValueError) as error:
+        said = ", ".join(f"{name}={told.get(name, '')}" for name in names)
+        raise MachineError(f"torchrun's variables cannot be read: {said}", "Start it again with torchrun") from error
+    return None if size == 1 else Seat(rank=rank, size=size, local_rank=local_rank, local_size=local_size)
+
+
+def refuse_several(what: str) -> None:
+    """Raise UsageError where torchrun started several processes: `what` works in one."""
+    seat = granted_seat()
+    if seat is not None:
+        raise UsageError(
+            f"{what} works in one process, and torchrun started {seat.size}",
+            "Run it without torchrun: only leuk train shares its work among processes",
+        )
+
+
 def granted_cores() -> int:
     """Count the cores that the scheduler granted this process, not those of the machine; at least 1."""
     try:
@@ -40,19 +86,24 @@ class Machine:
     workers: int
 
 
-def choose_machine(device: str, workers: int | None) -> Machine:
+def choose_machine(device: str, workers: int | None, seat: Seat | None = None) -> Machine:
     """Take the device asked for; `auto` takes CUDA, else MPS, else CPU. Sets torch's threads to the cores granted.
 
-    Raises MachineError for a device that is not there, UsageError for a word that is no device.
+    At a `seat` among several processes it takes this machine's GPU of that number, and its share of the cores. Raises
+    MachineError for a device that is not there, UsageError for a word that is no device, or for several processes where
+    none were expected.
     """
     import torch
 
-    cores = granted_cores()
+    if seat is None:
+        refuse_several("this command")
+    cores = granted_cores() if seat is None else max(1, granted_cores() // seat.local_size)
     torch.set_num_threads(cores)
     _keep_memory()
-    has_mps = torch.backends.mps.is_available()
+    has_mps = torch.backends.mps.is_available() and seat is None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+        device = "cuda" if count else "mps" if has_mps else "cpu"
         said = f"{device} (auto)"
     else:
         said = device
@@ -63,7 +114,8 @@ def choose_machine(device: str, workers: int | None) -> Machine:
     if chosen.type not in ("cpu", "cuda", "mps"):
         raise UsageError(f"device {device!r} is not supported", "Use auto, cpu, cuda, cuda:N or mps")
     if chosen.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if seat is not None:
+            chosen = _own_gpu(device, chosen, count, seat)
         if (chosen.index or 0) >= count:
             raise MachineError(
                 f"device {device!r} is not there: torch sees {count} CUDA devices",
@@ -74,7 +126,27 @@ def choose_machine(device: str, workers: int | None) -> Machine:
         raise MachineError("device 'mps' is not there", "Use --device auto or --device cpu")
     else:
         said += f", {counted(cores, 'core')}"
+    if seat is not None:
+        said += f", in each of {seat.size} processes"
     return Machine(device=chosen, description=said, workers=workers or cores)
+
+
+def _own_gpu(device: str, asked: torch.device, count: int, seat: Seat) -> torch.device:
+    """Give this process a GPU that no other has; raises UsageError for one named for all, MachineError for too few."""
+    import torch
+
+    if asked.index is not None:
+        raise UsageError(
+            f"--device {device} names one GPU for {seat.size} processes", "Use --device cuda: each takes its own"
+        )
+    if count < seat.local_size:
+        raise MachineError(
+            f"{seat.local_size} processes on a machine where torch sees {counted(count, 'GPU')}",
+            f"Use torchrun --nproc-per-node {count}" if count else "Use --device cpu",
+        )
+    own = torch.device("cuda", seat.local_rank)
+    torch.cuda.set_device(own)
+    return own
 
 
 def place(module: nn.Module, machine: Machine) -> nn.Module:
@@ -109,14 +181,14 @@ def _keep_memory() -> None:
 @contextlib.contextmanager
 def memory_errors(batch_size: int) -> Iterator[None]:
     """Turn running out of memory into a MachineError that names the batch size to try."""
-    import torch
-
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except MemoryError as error:
         raise _out_of_memory(batch_size) from error
     except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "out of memory" in str(error):
+        # By name: torch's own kind is a RuntimeError, and without torch there is nothing to import it from.
+        named = type(error).__name__ == "OutOfMemoryError"
+        if named or "can't allocate memory" in str(error) or "out of memory" in str(error):
             raise _out_of_memory(batch_size) from error
         raise
 
@@ -141,31 +213,40 @@ class Pending:
     def leave(self, hint: str) -> None:
         """Raise Interrupted if a signal came."""
         if self.number is not None:
-            name = signal.Signals(self.number).name
-            raise Interrupted(128 + self.number, f"stopped by {name}", hint)
+            raise Interrupted(stop_code(self.number), f"stopped by {signal.Signals(self.number).name}", hint)
+
+
+STOPS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))
+"""Signals that ask work to stop where it can go on later; the last is what schedulers send some time before the end."""
+
+
+def stop_code(number: int) -> int:
+    """Give the exit code after a signal: 130 for Ctrl-C, 143 for SIGTERM and for a scheduler's SIGUSR1."""
+    return 130 if number == signal.SIGINT else 143
 
 
 @contextlib.contextmanager
-def deferred_signals() -> Iterator[Pending]:
-    """Hold back the first Ctrl-C or SIGTERM until the block looks at `Pending`; a second one strikes at once.
+def deferred_signals(*, patient: bool = False) -> Iterator[Pending]:
+    """Hold back the first of `STOPS` until the block looks at `Pending`; a second one strikes at once.
 
+    A `patient` block holds back all of them: a scheduler and torchrun may each send the same one to the same process.
     Outside the main thread no signal arrives, so none is held back.
     """
     pending = Pending()
     if threading.current_thread() is not threading.main_thread():
         yield pending
         return
-    watched = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in watched}
+    before = {number: signal.getsignal(number) for number in STOPS}
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame
-        if pending.number is not None:
-            raise Interrupted(128 + number, f"stopped at once by {signal.Signals(number).name}", "")
-        pending.number = number
+        if pending.number is None:
+            pending.number = number
+        elif not patient:
+            raise Interrupted(stop_code(number), f"stopped at once by {signal.Signals(number).name}", "")
 
     try:
-        for number in watched:
+        for number in STOPS:
             signal.signal(number, note)
         yield pending
     finally:

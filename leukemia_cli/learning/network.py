@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,10 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leukemia_cli.domain import HeadChoice
-
-MOST_SPREADS = 8.0
-"""Standardised features are held within this many spreads: one that hardly varies in training can be hundreds away in a
-patient who was not in it, and would drown all others. Our choice."""
+from leukemia_cli.learning.heads import MOST_SPREADS, FrozenHead
 
 
 class Head(nn.Module):
@@ -68,32 +65,31 @@ class Head(nn.Module):
         scaled = ((features - self.mean) * self.scale).clamp(-self.within, self.within)
         return scaled if len(self.kept) == len(self.mean) else scaled[:, self.kept]
 
-    def classify(self, standardised: Tensor) -> Tensor:
-        """Give logits (B, C) from standardised features (B, kept)."""
-        x = nn.functional.dropout(standardised, self.rate, self.training) if not self.hidden else standardised
-        for layer in self.hidden:
-            x = nn.functional.dropout(torch.relu(layer(x)), self.rate, self.training)
+    def classify(self, standardised: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
+        """Give logits (B, C) from standardised features (B, kept), under dropout `masks` or ones that torch draws."""
+
+        def dropped(x: Tensor, place: int) -> Tensor:
+            return nn.functional.dropout(x, self.rate, self.training) if masks is None else x * masks[place].to(x)
+
+        x = standardised if self.hidden else dropped(standardised, 0)
+        for place, layer in enumerate(self.hidden):
+            x = dropped(torch.relu(layer(x)), place)
         logits: Tensor = self.out(x)
         return logits
+
+    def dropout_masks(self, count: int, draws: torch.Generator) -> list[Tensor]:
+        """Draw what dropout multiplies by: (count, width) of 0 and 1 / (1 - rate), for each place where it strikes."""
+        widths = [layer.out_features for layer in self.hidden if isinstance(layer, nn.Linear)] or [len(self.kept)]
+        return [(torch.rand(count, width, generator=draws) >= self.rate) / (1 - self.rate) for width in widths]
 
     def forward(self, features: Tensor) -> Tensor:
         """Give logits (B, C) from raw features (B, D)."""
         return self.classify(self.standardise(features))
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Give logits (N, C) of raw features (N, D) as `forward` does, in float64 and with no dropout.
-
-        In single precision the sums of a batch depend, in their last digits, on how many images are in it.
-        """
-        value = {name: tensor.detach().cpu().numpy() for name, tensor in self.state_dict().items()}
-        wide = features.astype(np.float64)
-        x = ((wide - value["mean"]) * value["scale"])[:, value["kept"]].clip(-self.within, self.within)
-        for layer in range(len(self.hidden)):
-            x = np.maximum(
-                x @ value[f"hidden.{layer}.weight"].T.astype(np.float64) + value[f"hidden.{layer}.bias"], 0.0
-            )
-        logits: NDArray[np.float64] = x @ value["out.weight"].T.astype(np.float64) + value["out.bias"]
-        return logits
+        """Give logits (N, C) of raw features (N, D) as `forward` does, in float64 and with no dropout."""
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in self.state_dict().items()}
+        return FrozenHead.from_arrays(self.within, arrays).scores(features)
 
 
 def _linear(inputs: int, outputs: int, draws: torch.Generator | None) -> nn.Linear:
@@ -134,6 +130,11 @@ def hold_normalisation(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
+
+
+def learns_from_batches(network: nn.Module) -> bool:
+    """Tell whether a network has batch normalisation, whose statistics are those of whole batches while it trains."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 def prefixed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from leukemia_cli.judging.aggregation import (
     fit_count_control,
 )
 from leukemia_cli.judging.calibration import softmax
+from leukemia_cli.learning.arrays import Labels, Scores
 from leukemia_cli.learning.doubt import (
     Calibration,
     DoubtSettings,
@@ -35,7 +36,6 @@ from leukemia_cli.learning.doubt import (
     fit_limits,
     novelty_by,
 )
-from leukemia_cli.learning.fitting import Labels, Scores
 
 if TYPE_CHECKING:
     from leukemia_cli.learning.batches import Look

@@ -115,6 +115,8 @@ def settled(remedies: Remedies, background: BackgroundChoice, unit: Unit) -> Rem
     """Give remedies with nothing left open: `auto` masks the background of cells, and colours have their target."""
     if background == "auto":
         background = "mask" if unit == "cell" else "keep"
+    if remedies.decode == "scaled" and (unit == "cell" or background == "mask"):
+        raise UsageError("--decode scaled is of no use for cells", "They are found and cut at full size: leave it out")
     return targeted(replace(remedies, background=background))
 
 

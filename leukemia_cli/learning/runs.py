@@ -18,7 +18,8 @@ import numpy as np
 
 from leukemia_cli import __version__
 from leukemia_cli.domain import Manifest
-from leukemia_cli.learning.classifier import save_classifier, together
+from leukemia_cli.learning.classifier import together
+from leukemia_cli.learning.loading import save_classifier
 from leukemia_cli.learning.machine import Machine
 from leukemia_cli.learning.training import TrainedMember, TrainPlan
 from leukemia_cli.learning.weights import LoadedBackbone

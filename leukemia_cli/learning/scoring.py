@@ -13,10 +13,11 @@ import numpy as np
 
 from leukemia_cli.domain import Preprocessing, Sample, Track, silent
 from leukemia_cli.judging.conformal import Sets
-from leukemia_cli.learning.classifier import Classifier, Member, member_digest, seen_by
-from leukemia_cli.learning.doubt import Marks, Thresholds, Vectors, doubted
-from leukemia_cli.learning.features import FeatureCache, Features, Views, extract
-from leukemia_cli.learning.fitting import Scores
+from leukemia_cli.learning.arrays import Features, Marks, Scores
+from leukemia_cli.learning.classifier import Classifier, Member, seen_by
+from leukemia_cli.learning.doubt import Thresholds, Vectors, doubted
+from leukemia_cli.learning.features import FeatureCache, Views, extract
+from leukemia_cli.learning.loading import member_digest
 from leukemia_cli.learning.reading import BagFound, BagSeen, read_bag, read_cell, see_bag
 
 Judges = tuple[Member, ...]

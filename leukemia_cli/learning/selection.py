@@ -19,10 +19,11 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import numpy as np
 
 from leukemia_cli.data.splits import deal_folds
-from leukemia_cli.domain import HeadChoice, Sample, SvmChoice, Track, fingerprint, silent
+from leukemia_cli.domain import HeadChoice, Sample, SvmChoice, Track, fingerprint, silent, undisturbed
 from leukemia_cli.errors import DataError
 from leukemia_cli.judging.calibration import fit_temperature
-from leukemia_cli.learning.fitting import Labels, Scores, cross_entropy, one_thread, recall_mean, undisturbed
+from leukemia_cli.learning.arrays import Labels, Scores
+from leukemia_cli.learning.fitting import cross_entropy, one_thread, recall_mean
 
 Choice = TypeVar("Choice", HeadChoice, SvmChoice)
 Done = TypeVar("Done")
@@ -69,7 +70,7 @@ class Diary:
                 try:
                     entry = json.loads(line)
                     self._known[entry["key"]] = entry["value"]
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     continue
 
     def recall(self, key: str) -> Any:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from leukemia_cli.domain import Track, silent
+from leukemia_cli.learning.arrays import Scores
 from leukemia_cli.learning.batches import Look, Pixels, look_at
 from leukemia_cli.learning.classifier import Classifier
-from leukemia_cli.learning.fitting import Scores
 from leukemia_cli.learning.reading import BagSeen, pooled, see_cells
 from leukemia_cli.vision.cells import Cell
 from leukemia_cli.vision.cutting import Cut, CutCell, Cutting, cut_tiles

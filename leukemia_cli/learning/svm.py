@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leukemia_cli.domain import SvmChoice
-from leukemia_cli.learning.features import Features
-from leukemia_cli.learning.fitting import Labels, Scores, undisturbed
-from leukemia_cli.learning.network import MOST_SPREADS
+from leukemia_cli.domain import SvmChoice, undisturbed
+from leukemia_cli.learning.arrays import Features, Labels, Scores
+from leukemia_cli.learning.heads import MOST_SPREADS
 from leukemia_cli.learning.selectors import Rankings
 
 Wide = NDArray[np.float64]

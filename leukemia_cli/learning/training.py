@@ -9,6 +9,7 @@ Requirements met here:
   whether their cells are labelled or not.
 - Where groups are too few to choose, the recipe's first candidate is taken, and the run says so.
 - Finished fits and finished members are not done again after an interruption.
+- Of several processes the leader goes this way; the others compute features and fine-tune when it says so.
 """
 
 from __future__ import annotations
@@ -42,17 +43,21 @@ from leukemia_cli.judging.intervals import plain_values
 from leukemia_cli.judging.metrics import METRICS
 from leukemia_cli.judging.novelty import Novelty, fit_novelty
 from leukemia_cli.judging.predictions import Predictions
+from leukemia_cli.learning.arrays import Features, Labels, Scores
 from leukemia_cli.learning.batches import Augmentation
 from leukemia_cli.learning.checkpoints import read_checkpoint, write_checkpoint
-from leukemia_cli.learning.classifier import DOUBT_FILE, Member, restore_doubt, restore_head, restore_reading
+from leukemia_cli.learning.classifier import DOUBT_FILE, Member, restore_member
+from leukemia_cli.learning.distributed import ALONE, Team
 from leukemia_cli.learning.doubt import Calibration, Doubt, DoubtSettings, Limits, fit_limits
-from leukemia_cli.learning.features import Features, FrozenRows, Rows, Views
-from leukemia_cli.learning.finetuning import TuneSettings, fine_tune
-from leukemia_cli.learning.fitting import EpochScore, FitSettings, FittingSet, Labels, Scores, fit_head
+from leukemia_cli.learning.features import FrozenRows, Rows, Views
+from leukemia_cli.learning.finetuning import Tuned, TuneSettings, fine_tune
+from leukemia_cli.learning.fitting import EpochScore, FitSettings, FittingSet, fit_head
+from leukemia_cli.learning.loading import doubt_arrays, restore_head
 from leukemia_cli.learning.machine import Machine
 from leukemia_cli.learning.network import Head, Network, prefixed, unprefixed
 from leukemia_cli.learning.reading import Bags, Reading, fit_reading, strangeness
 from leukemia_cli.learning.selection import Diary, Fit, Holdout, Selection, Trial, choose, inner_holdouts, left_out
+from leukemia_cli.learning.sharing import SharedRows, Wanted
 from leukemia_cli.learning.svm import Kernels, Svm
 from leukemia_cli.learning.weights import LoadedBackbone
 
@@ -174,8 +179,12 @@ class Trainer:
         resume_hint: str = "",
         track: Track = silent,
         note: Note = unheard,
+        team: Team = ALONE,
     ) -> None:
         self.manifest, self.loaded, self.recipe, self.plan = manifest, loaded, recipe, plan
+        self.team = team
+        self._moved: torch.nn.Module | None = None
+        """The backbone that was fine-tuned last, the same on every process."""
         self.machine, self.track, self.note = machine, track, note
         self.checkpoints, self.cache_root, self.resume_hint = checkpoints, cache_root, resume_hint
         self.spec: Preprocessing = loaded.preprocessing
@@ -266,7 +275,23 @@ class Trainer:
             validation=validation,
         )
         # The head is fitted on the frozen features first, then both move: Kumar et al. 2022, arXiv 2202.10054.
-        network = Network(copy.deepcopy(self.loaded.module), first.head)
+        order = {"do": "tune", "train": part.train, "val": part.val, "choice": asdict(choice)}
+        self.team.order(order, prefixed("", first.head.state_dict()))
+        network, tuned = self._fine_tuned(first.head, part, state)
+        moved = self._features([*part.train, *part.val, *part.calib], Views(), network.backbone)
+        if self.recipe.svms:
+            moved_views = self._training_views(part, network.backbone)
+            return self._svm(
+                part, moved_views, moved, diary, inner=False, backbone=network.backbone, epochs=tuned.epochs
+            )
+        member = Member(
+            fold=part.fold, head=network.head, temperature=1.0, calibrated_on=None, backbone=network.backbone
+        )
+        return self._finish(part, member, choice, moved, selection, tuned.best_epoch, tuned.epochs, tuned=True)
+
+    def _fine_tuned(self, head: Head, part: Part, state: Path | None) -> tuple[Network, Tuned]:
+        """Fine-tune the given backbone with a head; every process of a team comes here with the same."""
+        network = Network(copy.deepcopy(self.loaded.module), head)
         samples, val = self._samples(part.train), self._samples(part.val)
         tuned = fine_tune(
             network,
@@ -290,17 +315,37 @@ class Trainer:
             resume_hint=self.resume_hint,
             track=self.track,
             note=self.note,
+            team=self.team,
         )
-        moved = self._features([*part.train, *part.val, *part.calib], Views(), network.backbone)
-        if self.recipe.svms:
-            moved_views = self._training_views(part, network.backbone)
-            return self._svm(
-                part, moved_views, moved, diary, inner=False, backbone=network.backbone, epochs=tuned.epochs
-            )
-        member = Member(
-            fold=part.fold, head=network.head, temperature=1.0, calibrated_on=None, backbone=network.backbone
-        )
-        return self._finish(part, member, choice, moved, selection, tuned.best_epoch, tuned.epochs, tuned=True)
+        self._moved = network.backbone
+        return network, tuned
+
+    def follow(self) -> dict[str, Any]:
+        """Carry out the leader's orders until the one to leave, and give that one."""
+        while True:
+            order, tensors = self.team.next_order()
+            if order["do"] == "leave":
+                return order
+            if order["do"] == "tune":
+                choice = HeadChoice(**{**order["choice"], "hidden": tuple(order["choice"]["hidden"])})
+                head = Head(choice, self.loaded.spec.feature_width, self.class_count)
+                head.load_state_dict(tensors)
+                self._fine_tuned(head, Part(fold=None, train=order["train"], val=order["val"], calib=()), None)
+                continue
+            try:
+                self._share_features(Wanted.from_json(order))
+            except Exception as error:
+                self.team.dismissed_by(error)
+            self.team.done()
+
+    def _share_features(self, wanted: Wanted) -> None:
+        backbone = self.loaded.module if wanted.whose == "given" else self._moved
+        if backbone is None:
+            raise ValueError("features of a fine-tuned backbone were asked for before there was one")
+        rows = self._rows_by(backbone, self.spec.as_photographed if wanted.as_photographed else self.spec)
+        if isinstance(rows, SharedRows):
+            rows.check_digest(wanted.digest)
+            rows.compute_share(wanted.places, Views() if wanted.plain else self.plan.training_views)
 
     def judge(self, trained: TrainedMember, places: Sequence[int]) -> Scores:
         """Give the calibrated probabilities (n, C) of the plain views of the images at `places`."""
@@ -733,7 +778,31 @@ class Trainer:
         return _Kept(rows=rows(places, Views()), row_of={place: row for row, place in enumerate(places)})
 
     def _rows_by(self, backbone: torch.nn.Module, spec: Preprocessing) -> FrozenRows:
-        return FrozenRows(
+        given = backbone is self.loaded.module
+        if self.team.size == 1 or not (given or backbone is self._moved):
+            return FrozenRows(
+                self.manifest.everything,
+                backbone,
+                spec,
+                cache_root=self.cache_root,
+                machine=self.machine,
+                batch_size=min(FEATURE_BATCH, self.plan.fit.batch_size),
+                max_megapixels=self.plan.max_megapixels,
+                track=self.track,
+                note=self.note,
+            )
+
+        def ask(places: tuple[int, ...], views: Views, digest: str) -> None:
+            wanted = Wanted(
+                whose="given" if given else "moved",
+                as_photographed=spec != self.spec,
+                places=places,
+                plain=views == Views(),
+                digest=digest,
+            )
+            self.team.order(wanted.as_json())
+
+        return SharedRows(
             self.manifest.everything,
             backbone,
             spec,
@@ -741,6 +810,8 @@ class Trainer:
             machine=self.machine,
             batch_size=min(FEATURE_BATCH, self.plan.fit.batch_size),
             max_megapixels=self.plan.max_megapixels,
+            team=self.team,
+            ask=ask,
             track=self.track,
             note=self.note,
         )
@@ -772,15 +843,8 @@ class Trainer:
         if stored["own_backbone"]:
             backbone = copy.deepcopy(self.loaded.module)
             backbone.load_state_dict(unprefixed("backbone.", tensors))
-        member = Member(
-            fold=stored["fold"],
-            head=head,
-            temperature=stored["temperature"],
-            calibrated_on=stored["calibrated_on"],
-            backbone=backbone,
-            doubt=restore_doubt(stored.get("doubt"), {DOUBT_FILE: unprefixed("doubt.", tensors)}, 0),
-            reading=restore_reading(stored.get("reading")),
-        )
+        doubt = doubt_arrays(stored, {DOUBT_FILE: unprefixed("doubt.", tensors)}, 0)
+        member = restore_member(stored, head=head, doubt=doubt, backbone=backbone)
         for name in ("trials", "history"):
             facts[name] = tuple(facts[name])
         return TrainedMember(member=member, **facts)

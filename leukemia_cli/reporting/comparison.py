@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from html import unescape
 from typing import TypedDict, TypeVar, final
 
+from leukemia_cli.csv_rows import csv_line
 from leukemia_cli.domain import NO_GROUPS, counted, few_groups
 from leukemia_cli.judging.metrics import METRICS
 from leukemia_cli.reporting import html
 from leukemia_cli.reporting.evaluation import RESEARCH_USE, Figure
 from leukemia_cli.reporting.figures import Axis, Candidate, Difference, candidates_chart, forest_plot
-from leukemia_cli.reporting.findings import csv_line
 from leukemia_cli.reporting.html import Column, Footnotes, Markup, Section, interval, number, signed
 
 _TRAINED = {
@@ -780,14 +780,13 @@ def comparison_csv(document: ComparisonDocument) -> bytes:
         for metric, figure in row["metrics"].items():
             values = row["repeats"].get(metric, [])
             least, most = _spread(values) or (None, None)
-            numbers = [None if v is None else repr(v) for v in (figure["value"], figure["low"], figure["high"])]
             lines.append(
                 csv_line(
                     [
                         protocol, document["task"], document["subset"], document["manifest"], row["backbone"],
-                        row["variant"], row["weights"], RANDOM if row["random_weights"] else None, metric, *numbers,
-                        figure["n"], _unit(document).lower(), _groups(document, figure), figure["method"], len(values),
-                        None if least is None else repr(least), None if most is None else repr(most),
+                        row["variant"], row["weights"], RANDOM if row["random_weights"] else None, metric,
+                        figure["value"], figure["low"], figure["high"], figure["n"],
+                        _unit(document).lower(), _groups(document, figure), figure["method"], len(values), least, most,
                     ]
                 )
             )  # fmt: skip

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypedDict
 
+from leukemia_cli.csv_rows import csv_line
 from leukemia_cli.domain import GroupsSource
 from leukemia_cli.judging.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from leukemia_cli.judging.comparison import Difference
@@ -789,18 +790,11 @@ def predictions_csv(paths: Sequence[str], predictions: Predictions, folds: Seque
         raise ValueError(f"{len(paths)} paths and {len(folds)} folds for {n} predictions")
     groups = predictions.groups if predictions.groups_known else ("",) * n
     classes, labels, called = predictions.classes, predictions.labels.tolist(), predictions.predicted.tolist()
-    lines: list[list[Any]] = [
+    lines: list[list[str | float | int | None]] = [
         ["path", "group", "fold", "label", "predicted", "correct", *(f"score_{name}" for name in classes)]
     ]
     for i, scores in enumerate(predictions.probabilities.tolist()):
         fold = "" if folds[i] is None else folds[i]
         right = int(labels[i] == called[i])
-        lines.append([paths[i], groups[i], fold, classes[labels[i]], classes[called[i]], right, *map(repr, scores)])
-    text = "".join(",".join(map(_csv_cell, line)) + "\n" for line in lines)
-    return text.encode("utf-8", errors="surrogateescape")
-
-
-def _csv_cell(value: object) -> str:
-    """Quote what must be; the csv module leaves a carriage return bare when lines end in newlines alone."""
-    text = str(value)
-    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
+        lines.append([paths[i], groups[i], fold, classes[labels[i]], classes[called[i]], right, *scores])
+    return "".join(map(csv_line, lines)).encode("utf-8", errors="surrogateescape")

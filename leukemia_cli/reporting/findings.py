@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-Scalar = str | float | int | None
+from leukemia_cli.csv_rows import Scalar, csv_cells
+
+Row = dict[str, Scalar]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,7 @@ class Finding:
     tiles: str | None = None
     """Of a slide: how many tiles were usable, and how many were passed over for what."""
 
-    def as_row(self) -> dict[str, Scalar]:
+    def as_row(self) -> Row:
         """Give the documented columns in order."""
         scores = self.scores or (None,) * len(self.classes)
         by_class = self.cells_by_class or (None,) * len(self.classes)
@@ -82,17 +84,31 @@ def columns(classes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(blank.as_row())
 
 
-def csv_line(cells: Sequence[Scalar]) -> str:
-    """Give one CSV line with its end; None is an empty cell."""
-    return ",".join(map(_cell, cells)) + "\n"
+def kinds(classes: Sequence[str]) -> dict[str, type[str] | type[float] | type[int]]:
+    """Give what a cell of each column holds where it holds anything, in order."""
+    numbers = {"confidence", "novelty", "novelty_threshold", "blast_fraction", "blast_low", "blast_high"}
+    numbers |= {f"score_{name}" for name in classes}
+    counts = {"cells", *(f"cells_{name}" for name in classes)}
+    return {name: float if name in numbers else int if name in counts else str for name in columns(tuple(classes))}
 
 
-def _cell(cell: Scalar) -> str:
-    """Quote a cell that needs it; csv.writer before Python 3.13 leaves a lone carriage return as it is."""
-    text = "" if cell is None else str(cell)
-    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
-
-
-def json_line(row: dict[str, Scalar]) -> str:
+def json_line(row: Mapping[str, Scalar]) -> str:
     """Give one JSON object, ASCII, without a line end."""
     return json.dumps(row, allow_nan=False)
+
+
+def row_of_csv(line: str, kinds: Mapping[str, type[Any]]) -> Row:
+    """Read a row back from a line of CSV; an empty cell is None. Raises ValueError where it has other columns or kinds."""
+    cells = csv_cells(line)
+    return {name: None if cell == "" else kind(cell) for (name, kind), cell in zip(kinds.items(), cells, strict=True)}
+
+
+def row_of_json(line: str | bytes, kinds: Mapping[str, type[Any]]) -> Row:
+    """Read a row back from a line of JSON; raises ValueError where it has other columns or kinds."""
+    row = json.loads(line)
+    if not isinstance(row, dict) or tuple(row) != tuple(kinds):
+        raise ValueError("not the columns of a finding")
+    for cell, kind in zip(row.values(), kinds.values(), strict=True):
+        if cell is not None and not isinstance(cell, (float, int) if kind is float else kind):
+            raise ValueError(f"{cell!r} is no {kind.__name__}")
+    return row

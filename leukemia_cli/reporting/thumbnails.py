@@ -55,10 +55,15 @@ def thumbnails(paths: Sequence[str], *, max_megapixels: float, note: Note = unhe
 def read_heatmaps(
     folder: Path, report: Mapping[str, Any], *, max_megapixels: float, note: Note = unheard
 ) -> tuple[Heatmap, ...]:
-    """Give the heat-maps that lie in a report's folder, each beside its image; those that cannot be read are left out."""
+    """Give the heat-maps that lie in a report's folder, each beside its image; those that cannot be read are left out.
+
+    Raises ValueError for a name that leads out of that folder: what it shows would stand in the page.
+    """
     stored = (report.get("heatmaps") or {}).get("images", ())
     found = []
     for row in stored:
+        if Path(row["file"]).is_absolute() or ".." in Path(row["file"]).parts:
+            raise ValueError(f"the heat-map {row['file']!r} does not lie in the report's folder")
         picture = _small(row["path"], HEATMAP_PX, max_megapixels, note)
         painted = _small(str(folder / row["file"]), HEATMAP_PX, max_megapixels, note)
         if picture is not None and painted is not None:

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Literal
 
 from leukemia_cli.catalog import IMAGE_SUFFIXES
+from leukemia_cli.csv_rows import Scalar, csv_line
 from leukemia_cli.data.inputs import check_outside, expand_inputs
 from leukemia_cli.domain import Note, Track, counted, silent, unheard
 from leukemia_cli.errors import DataError, UsageError
 from leukemia_cli.reporting.cells import CELL_COLUMNS, Drawn, cell_row, drawn_cell, geojson_lines
 from leukemia_cli.reporting.documents import held_back
-from leukemia_cli.reporting.findings import Scalar, csv_line, json_line
+from leukemia_cli.reporting.findings import json_line
 from leukemia_cli.vision.cells import Cell, find_cells
 from leukemia_cli.vision.cutting import Cutting, InputUnit, Pixels, cut_found, cut_tiles
 from leukemia_cli.vision.decode import MAX_MEGAPIXELS, BadImage, Decoded, Unusable, decode_each

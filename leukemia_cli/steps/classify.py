@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from leukemia_cli import __version__
 from leukemia_cli.catalog import IMAGE_SUFFIXES
+from leukemia_cli.csv_rows import csv_line
 from leukemia_cli.data.inputs import check_outside, expand_inputs
-from leukemia_cli.domain import Note, Track, silent, unheard
-from leukemia_cli.errors import DataError, UsageError
+from leukemia_cli.data.shards import WHOLE, Dealt, Shard
+from leukemia_cli.domain import Note, Track, counted, fingerprint, silent, unheard
+from leukemia_cli.errors import DataError, UsageError, WorkspaceError
 from leukemia_cli.learning.batches import Look, Pixels, batched, in_threads, look_at, plain_view
-from leukemia_cli.learning.classifier import Classifier, load_classifier
+from leukemia_cli.learning.classifier import Classifier
+from leukemia_cli.learning.cluster import Predict, Spread, rows_from_cluster
 from leukemia_cli.learning.doubt import Thresholds, doubted
-from leukemia_cli.learning.heatmaps import Heat, heatmap
-from leukemia_cli.learning.machine import choose_machine, memory_errors
+from leukemia_cli.learning.exported import read_exported_run
+from leukemia_cli.learning.machine import memory_errors
+from leukemia_cli.learning.opening import EngineWanted, PrecisionWanted, Wanted, open_run
 from leukemia_cli.learning.reading import read_bag, read_cell
 from leukemia_cli.learning.sighting import Sighting, looks_of, sight, sight_slide
 from leukemia_cli.reporting.cells import CellCall, cell_row, cell_table, drawn_cell, geojson_lines
 from leukemia_cli.reporting.documents import held_back
-from leukemia_cli.reporting.findings import Finding, columns, csv_line, json_line
+from leukemia_cli.reporting.findings import Finding, Row, columns, json_line, kinds
+from leukemia_cli.reporting.outputs import Terms, finished, open_rows
+from leukemia_cli.reporting.row_stores import ROW_FORMS, RowForm, need_parquet, parquet_schema, parquet_table
 from leukemia_cli.vision.cutting import Cut, Cutting, InputUnit, cut
 from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.overlays import heatmap_name, overlay, png_bytes
 from leukemia_cli.vision.overviews import class_colour, gallery, overview
 from leukemia_cli.vision.slides import SLIDE_SUFFIXES, Slide, held, needs_slide, open_slide
 from leukemia_cli.vision.smear import smear_colours
-from leukemia_cli.workspace import RunFolder, check_replaceable, check_writable, destination, write_bytes
+from leukemia_cli.workspace import (
+    RunFolder,
+    check_replaceable,
+    check_writable,
+    destination,
+    is_export,
+    run_at,
+    write_bytes,
+)
+
+if TYPE_CHECKING:
+    from leukemia_cli.learning.heatmaps import Heat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifySettings:
-    """How images are read and gathered, and whether to abstain; none of it changes a score."""
+    """How images are read and gathered, by what they are looked at, and whether to abstain."""
 
     abstain: bool = True
     heatmaps: Path | None = None
@@ -46,6 +66,10 @@ class ClassifySettings:
     max_megapixels: float = 200.0
     device: str = "auto"
     workers: int | None = None
+    engine: EngineWanted = None
+    """None is torch, or an exported file's own; `auto` the fastest that was verified for the run."""
+    precision: PrecisionWanted = None
+    """None is fp32, or with `auto` as engine whatever verified."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -55,10 +79,16 @@ class ClassifySettings:
 
 
 def open_classifier(run: RunFolder, settings: ClassifySettings, note: Note = unheard) -> Classifier:
-    """Load the run once, saying what it is and where it runs; raises as `load_classifier` does."""
-    machine = choose_machine(settings.device, settings.workers)
-    classifier = load_classifier(run, machine)
-    note(f"run: {run.id}, {classifier.task.title}; device: {machine.description}")
+    """Load the run once, saying what it is and where it runs; raises as `open_run` does."""
+    wanted = Wanted(
+        engine=settings.engine, precision=settings.precision, device=settings.device, workers=settings.workers
+    )
+    classifier = open_run(run, wanted, note)
+    engine = classifier.engine
+    if settings.heatmaps is not None:
+        _ = classifier.machine  # refused before any work where no torch computes
+    by = "" if (engine.name, engine.precision) == ("torch", "fp32") else f" by {engine.name} at {engine.precision}"
+    note(f"run: {run.id}, {classifier.task.title}; device: {engine.description}{by}")
     if classifier.spec.is_random:
         note("warning: this run's backbone began random (--weights none)")
     if any(member.calibrated_on is None for member in classifier.members):
@@ -85,32 +115,39 @@ def open_classifier(run: RunFolder, settings: ClassifySettings, note: Note = unh
 
 
 def classify(
-    classifier: Classifier, paths: Iterable[str], settings: ClassifySettings, track: Track = silent
+    classifier: Classifier,
+    paths: Iterable[str],
+    settings: ClassifySettings,
+    track: Track = silent,
+    places: Iterable[int] | None = None,
 ) -> Iterator[Finding]:
     """Yield one finding for each path, in order; a file that cannot be used gives an error row and the rest go on.
 
-    `track` watches the tiles of a slide. Memory does not grow with the number of paths.
+    `track` watches the tiles of a slide; `places` number the paths in the names of pictures, from 0 unless given.
+    Memory does not grow with the number of paths.
     Raises MachineError where the device runs out of memory.
     """
 
+    numbers = itertools.count() if places is None else iter(places)
     if classifier.cutting is not None:
-        yield from _by_cells(classifier, classifier.cutting, paths, settings, track)
+        yield from _by_cells(classifier, classifier.cutting, paths, settings, track, numbers)
         return
 
     def seen_of(path: str) -> tuple[str, _Image | DataError]:
         try:
-            image = decode(path, max_megapixels=settings.max_megapixels)
+            image = decode(path, max_megapixels=settings.max_megapixels, enough_px=classifier.preprocessing.enough_px)
             look = look_at(image, classifier.preprocessing)
             return path, _Image(path=path, look=look, pixels=image.pixels if settings.heatmaps else None)
         except DataError as error:
             return path, error
 
     if settings.heatmaps is not None:  # a backbone that has none is refused before the first row
+        from leukemia_cli.learning.heatmaps import heatmap
+
         side = classifier.preprocessing.input_size_px
         heatmap(classifier, [np.zeros((side, side, 3), dtype=np.uint8)], [0])
-    workers = classifier.machine.workers
+    workers = classifier.engine.workers
     seen = in_threads(seen_of, paths, workers, 2 * max(workers, settings.batch_size))
-    place = 0
     for batch in batched(seen, settings.batch_size):
         images = [image for _, image in batch if not isinstance(image, DataError)]
         found: list[Finding] = []
@@ -124,6 +161,7 @@ def classify(
                 heats = iter(heatmap(classifier, [image.look.view for image in images], targets))
         findings = iter(found)
         for path, image in batch:
+            place = next(numbers)
             if isinstance(image, DataError):
                 yield _failed(classifier, path, image)
             else:
@@ -131,7 +169,6 @@ def classify(
                 if settings.heatmaps is not None:
                     _draw(settings.heatmaps / heatmap_name(place, path), image, next(heats), finding, classifier)
                 yield finding
-            place += 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,8 +218,8 @@ def _findings(classifier: Classifier, images: Sequence[_Image], settings: Classi
                 novelty_threshold=None if thresholds is None else thresholds.novelty,
                 unit="image",
                 run=classifier.run,
-                engine="torch",
-                precision="fp32",
+                engine=classifier.engine.name,
+                precision=classifier.engine.precision,
                 error=None,
                 novel_kind=_kind_of(image.look.as_photographed) if reason == "novel" else None,
             )
@@ -209,7 +246,12 @@ class _Field:
 
 
 def _by_cells(
-    classifier: Classifier, cutting: Cutting, paths: Iterable[str], settings: ClassifySettings, track: Track
+    classifier: Classifier,
+    cutting: Cutting,
+    paths: Iterable[str],
+    settings: ClassifySettings,
+    track: Track,
+    numbers: Iterator[int],
 ) -> Iterator[Finding]:
     """Classify by cells: images are decoded and cut in threads, slides a tile at a time."""
 
@@ -227,8 +269,9 @@ def _by_cells(
         except DataError as error:
             return path, error
 
-    workers = classifier.machine.workers
-    for place, (path, field) in enumerate(in_threads(look, paths, workers, 2 * workers)):
+    workers = classifier.engine.workers
+    for path, field in in_threads(look, paths, workers, 2 * workers):
+        place = next(numbers)
         try:
             if isinstance(field, DataError):
                 raise field
@@ -249,7 +292,7 @@ def _finding_of(
         if settings.details is not None and thumbnail is not None:
             write_details(settings.details, place, finding, sighting, held(thumbnail))
         return finding
-    with open_slide(field.path, max_megapixels=settings.max_megapixels, workers=classifier.machine.workers) as slide:
+    with open_slide(field.path, max_megapixels=settings.max_megapixels, workers=classifier.engine.workers) as slide:
         sighting = sight_slide(
             classifier, slide, cutting, settings.batch_size, outlines=settings.details is not None, track=track
         )
@@ -293,8 +336,8 @@ def _by_bag(
         novelty_threshold=None if found.thresholds is None else found.thresholds.novelty,
         unit=sighting.unit,
         run=classifier.run,
-        engine="torch",
-        precision="fp32",
+        engine=classifier.engine.name,
+        precision=classifier.engine.precision,
         error=None,
         novel_kind=_kind_of(small) if reason == "novel" and small is not None else None,
         cells=None if counted is None else counted.cells,
@@ -371,8 +414,8 @@ def _failed(classifier: Classifier, path: str, error: DataError) -> Finding:
         scores=None,
         unit="image" if classifier.unit == "image" else "field",
         run=classifier.run,
-        engine="torch",
-        precision="fp32",
+        engine=classifier.engine.name,
+        precision=classifier.engine.precision,
         error=f"{error.problem}. {error.hint}",
     )
 
@@ -380,13 +423,53 @@ def _failed(classifier: Classifier, path: str, error: DataError) -> Finding:
 Show = Callable[[str, Sequence[str], Sequence[Sequence[str]]], None]
 
 
+FindingForm = Literal["table", "csv", "jsonl", "json", "parquet"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """Which of the inputs are classified, and where their rows go in what form; none of it changes a row."""
+
+    form: FindingForm
+    output: Path | None = None
+    shard: Shard | None = None
+    resume: bool = False
+    cluster: Spread | None = None
+    """Where else than in this process the rows are made."""
+
+    def __post_init__(self) -> None:
+        if self.cluster is not None and (self.output is None or self.row_form is None):
+            raise UsageError(
+                "--cluster needs --output FILE in csv, jsonl or parquet", "What a cluster makes is to be resumable"
+            )
+        if self.form == "parquet" and self.output is None:
+            raise UsageError("--format parquet needs --output FILE", "A terminal or a pipe takes csv and jsonl")
+        if self.resume and self.output is None:
+            raise UsageError(
+                "--resume needs --output FILE", "What went to a terminal or a pipe is not there to go on from"
+            )
+        if self.resume and self.row_form is None:
+            raise UsageError(
+                f"--resume cannot go on with --format {self.form}: half of its document is none",
+                f"Use --format {', '.join(ROW_FORMS[:-1])} or {ROW_FORMS[-1]}",
+            )
+        if self.output is not None:
+            if self.output.suffix.lower() in IMAGE_SUFFIXES:
+                raise UsageError(f"--output {self.output} has the name of an image", "Name a file such as findings.csv")
+            check_replaceable(self.output)
+
+    @property
+    def row_form(self) -> RowForm | None:
+        """Give the form where it is one of rows, which can be added to; None for a document."""
+        return next((form for form in ROW_FORMS if form == self.form), None)
+
+
 def write_findings(
     run: RunFolder,
     inputs: Sequence[str],
     settings: ClassifySettings,
+    delivery: Delivery,
     *,
-    form: Literal["table", "csv", "jsonl", "json"],
-    output: Path | None,
     stdin: Iterable[bytes],
     out: Callable[[str, str], None],
     table: Show,
@@ -395,13 +478,16 @@ def write_findings(
 ) -> tuple[int, int]:
     """Classify what `inputs` mean and write each row as it is known; give how many rows are errors, and of how many.
 
-    With `output` rows go to `output.partial`, which takes its name when all are there; after an interruption it stays.
+    With `output` rows go to `output.partial`, which takes its name when all are there; after an interruption it stays, and
+    with `resume` the rows in it are not made again, but counted. CSV, JSON lines and Parquet get a sidecar.
     A JSON document for `out` is held back until it is whole: after an error or an interruption nothing of it is out.
     """
-    if output is not None:
-        if output.suffix.lower() in IMAGE_SUFFIXES:
-            raise UsageError(f"--output {output} has the name of an image", "Name a file such as findings.csv")
-        check_replaceable(output)
+    if delivery.form == "parquet":
+        need_parquet()
+    if delivery.cluster is not None and (settings.heatmaps or settings.details):
+        raise UsageError(
+            "--heatmaps and --details are drawn in one process", "Leave out --cluster, or what is to be drawn"
+        )
     if settings.heatmaps is not None:
         check_outside("--heatmaps", settings.heatmaps, inputs)
         check_writable(settings.heatmaps)
@@ -413,29 +499,131 @@ def write_findings(
     first = next(paths, None)
     if first is None:
         raise DataError("no inputs were named", "Name files or folders, or pipe paths to: leuk classify -")
+    dealt = Dealt(itertools.chain((first,), paths), delivery.shard)
     classifier = open_classifier(run, settings, note)
-    failed = total = 0
+    shard = delivery.shard or WHOLE
+    tally = _Tally()
 
-    def counted() -> Iterator[Finding]:
-        nonlocal failed, total
-        every = (path for part in ((first,), paths) for path in part)
-        for finding in track(classify(classifier, every, settings, track), total=0, label="classified"):
-            total += 1
-            failed += finding.decision == "error"
+    def found() -> Iterator[Finding]:
+        places = itertools.count(shard.place(tally.rows), shard.of)
+        for finding in track(classify(classifier, dealt, settings, track, places), total=0, label="classified"):
+            tally.rows += 1
+            tally.errors += finding.decision == "error"
             yield finding
+        if tally.rows == 0:
+            note(f"no rows: of {counted(dealt.inputs, 'input')} none is of shard {shard}")
 
+    def made() -> Iterator[Row]:
+        if delivery.cluster is None:
+            yield from (finding.as_row() for finding in found())
+            return
+        opened = partial(_predictor, str(run.path), replace(settings, workers=delivery.cluster.cores_each))
+        rows = rows_from_cluster(dealt, opened, delivery.cluster, group=settings.batch_size, note=note)
+        for row in track(rows, total=0, label="classified"):
+            tally.rows += 1
+            tally.errors += row["decision"] == "error"
+            yield row
+
+    if delivery.output is not None and (form := delivery.row_form) is not None:
+        terms = _terms(run, classifier, settings, form, delivery.shard)
+        # Images that a network saw together stay together: sums in another batch differ in their last digits.
+        group = settings.batch_size if classifier.cutting is None else 1
+        _write_rows(delivery.output, terms, group, dealt, made, tally, resume=delivery.resume, note=note)
+    else:
+        _write_document(run.id, classifier, delivery, found(), out, table)
+    return tally.errors, tally.rows
+
+
+@dataclass(slots=True, kw_only=True)
+class _Tally:
+    """How many rows there are, and how many of them are errors."""
+
+    rows: int = 0
+    errors: int = 0
+
+
+def _predictor(path: str, settings: ClassifySettings) -> Predict:
+    """Open a run in a worker of a cluster, and give what makes rows of paths there."""
+    run = run_at(path) if not is_export(Path(path)) else read_exported_run(Path(path))
+    if run is None:
+        raise WorkspaceError(
+            f"no run at {path} on a node of the cluster", "Keep runs on a disk that all nodes see under one name"
+        )
+    classifier = open_classifier(run, settings)
+    schema = parquet_schema(kinds(classifier.task.classes), {})
+
+    def predict(paths: Sequence[str]) -> Any:
+        return parquet_table([finding.as_row() for finding in classify(classifier, paths, settings)], schema)
+
+    return predict
+
+
+def _terms(
+    run: RunFolder, classifier: Classifier, settings: ClassifySettings, form: RowForm, shard: Shard | None
+) -> Terms:
+    return Terms(
+        leuk=__version__,
+        form=form,
+        run=classifier.run,
+        run_fingerprint=fingerprint(run.facts),
+        classes=classifier.task.classes,
+        engine=classifier.engine.name,
+        precision=classifier.engine.precision,
+        abstain=settings.abstain,
+        input_unit=settings.input_unit,
+        max_megapixels=settings.max_megapixels,
+        shard=shard,
+    )
+
+
+def _write_rows(
+    output: Path,
+    terms: Terms,
+    group: int,
+    dealt: Dealt,
+    made: Callable[[], Iterator[Row]],
+    tally: _Tally,
+    *,
+    resume: bool,
+    note: Note,
+) -> None:
+    """Write rows to where a later command can go on with them."""
+    if resume and (whole := finished(output, terms)) is not None:
+        note(f"{whole.file} is whole already: {counted(whole.rows, 'row')}; nothing was done")
+        tally.rows, tally.errors = whole.rows, whole.errors
+        return
+    with open_rows(output, terms, paths=dealt, group=group, resume=resume, note=note) as rows:
+        tally.rows, tally.errors = rows.rows, rows.errors
+        try:
+            for row in made():
+                rows.add(row)
+        except BaseException:
+            note(f"{counted(rows.rows, 'row')} so far: the same command with --resume goes on from there")
+            raise
+        rows.seal(inputs=dealt.inputs, inputs_sha256=dealt.sha256)
+
+
+def _write_document(
+    run: str,
+    classifier: Classifier,
+    delivery: Delivery,
+    found: Iterator[Finding],
+    out: Callable[[str, str], None],
+    table: Show,
+) -> None:
+    """Write to `out`, or a document of which a half is none."""
+    form, output = delivery.form, delivery.output
     with held_back(out) if form == "json" and output is None else destination(output, out) as write:
         if form == "table":
-            headers, rows = _table(counted())
+            headers, rows = _table(found)
             if output is None:
-                table(f"run {run.id} (research use only)", headers, rows)
+                table(f"run {run} (research use only)", headers, rows)
             else:
                 for row in (headers, *rows):
                     write("  ".join(row) + "\n")
         else:
-            for text in _texts(form, classifier, counted()):
+            for text in _texts(form, classifier, found):
                 write(text)
-    return failed, total
 
 
 def some_failed(failed: int, total: int) -> DataError:
@@ -443,7 +631,7 @@ def some_failed(failed: int, total: int) -> DataError:
     return DataError(f"{failed} of {total} inputs could not be used", "Their rows say why; the other rows are complete")
 
 
-def _texts(form: str, classifier: Classifier, findings: Iterable[Finding]) -> Iterator[str]:
+def _texts(form: FindingForm, classifier: Classifier, findings: Iterable[Finding]) -> Iterator[str]:
     if form == "csv":
         yield csv_line(columns(classifier.task.classes))
         for finding in findings:
@@ -456,7 +644,7 @@ def _texts(form: str, classifier: Classifier, findings: Iterable[Finding]) -> It
         for finding in findings:
             yield lead + json_line(finding.as_row())
             lead = ",\n"
-        yield "\n]\n"
+        yield "[]\n" if lead == "[\n" else "\n]\n"
 
 
 _KINDS = {"like-a-smear": "coloured like a stained smear", "unlike-a-smear": "not coloured like a stained smear"}

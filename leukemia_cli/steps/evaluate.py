@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukemia_cli import __version__
+from leukemia_cli.csv_rows import csv_line
 from leukemia_cli.data.datasets import Candidate, SourceDefaults, gather, read_sources
 from leukemia_cli.data.duplicates import find_near
 from leukemia_cli.data.grouping import copies_said, join_copies
@@ -49,11 +49,12 @@ from leukemia_cli.judging.curves import reliability
 from leukemia_cli.judging.evaluation import judge, judge_abstention, judge_label_sets, trace
 from leukemia_cli.judging.intervals import group_bootstrap, plain_values
 from leukemia_cli.judging.predictions import Predictions
+from leukemia_cli.learning.arrays import Labels, Scores
 from leukemia_cli.learning.batches import Look, look_at, plain_view, read_sample
-from leukemia_cli.learning.classifier import Classifier, Member, load_classifier, together
+from leukemia_cli.learning.classifier import Classifier, Member, together
 from leukemia_cli.learning.doubt import Limits, Thresholds
-from leukemia_cli.learning.fitting import Labels, Scores
 from leukemia_cli.learning.heatmaps import faithfulness, heatmap
+from leukemia_cli.learning.loading import load_classifier
 from leukemia_cli.learning.machine import choose_machine
 from leukemia_cli.learning.reading import BagFound, BagSeen, pooled, read_bag, see_cells
 from leukemia_cli.learning.scoring import FieldSeen, Judges, Scored, score, score_fields, see_fields
@@ -778,27 +779,26 @@ def _steady(fields: Sequence[FieldSeen], seed: int) -> float | None:
 
 def _cells_csv(classifier: Classifier, fields: Sequence[FieldSeen]) -> bytes:
     """Give every cell with its scores; `label` is empty for a cell of which nobody said the class."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ["path", "cell", "x", "y", "label", *(f"score_{name}" for name in classifier.task.classes), "novelty"]
-    )
+    header = ["path", "cell", "x", "y", "label", *(f"score_{name}" for name in classifier.task.classes), "novelty"]
+    lines = [csv_line(header)]
     for each in fields:
         scores = each.seen.cells
         for i in range(len(scores)):
             cell = each.cells[i] if each.cells else None
-            writer.writerow(
-                [
-                    each.field.path,
-                    i + 1,
-                    "" if cell is None or cell.x is None else cell.x,
-                    "" if cell is None or cell.y is None else cell.y,
-                    "" if cell is None else cell.label,
-                    *scores[i].tolist(),
-                    "" if each.seen.novelty is None else float(each.seen.novelty[i]),
-                ]
+            lines.append(
+                csv_line(
+                    [
+                        each.field.path,
+                        i + 1,
+                        None if cell is None else cell.x,
+                        None if cell is None else cell.y,
+                        None if cell is None else cell.label,
+                        *scores[i].tolist(),
+                        None if each.seen.novelty is None else float(each.seen.novelty[i]),
+                    ]
+                )
             )
-    return out.getvalue().encode("utf-8", errors="surrogateescape")
+    return "".join(lines).encode("utf-8", errors="surrogateescape")
 
 
 def _promise(alpha: float, per: str, part: _Part, *, external: bool) -> str:
@@ -925,7 +925,7 @@ def _heatmaps(
     rows, areas = [], []
     for place, i in enumerate(chosen):
         sample, judges = part.judged[i]
-        image = read_sample(sample, settings.max_megapixels)
+        image = read_sample(sample, settings.max_megapixels, classifier.preprocessing.enough_px)
         view = plain_view(image, classifier.preprocessing)
         judge_ = replace(classifier, members=judges)
         called = int(predictions.predicted[i])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from leukemia_cli.csv_rows import csv_line
 from leukemia_cli.domain import (
     NO_REMEDIES,
     BackgroundChoice,
@@ -26,8 +26,9 @@ from leukemia_cli.domain import (
     unheard,
 )
 from leukemia_cli.errors import DataError, MachineError, UsageError, WorkspaceError
-from leukemia_cli.learning.classifier import load_classifier
-from leukemia_cli.learning.features import FeatureCache, Features, Views, extract, seen_whole, state_digest
+from leukemia_cli.learning.arrays import Features
+from leukemia_cli.learning.features import FeatureCache, Views, extract, seen_whole, state_digest
+from leukemia_cli.learning.loading import load_classifier
 from leukemia_cli.learning.machine import choose_machine, place
 from leukemia_cli.learning.recipes import settled, with_remedies
 from leukemia_cli.learning.runs import versions
@@ -39,6 +40,7 @@ from leukemia_cli.workspace import (
     Workspace,
     disk_errors,
     now,
+    sealed,
     write_bytes,
     write_json,
 )
@@ -177,7 +179,7 @@ def extract_features(
     }
     kept = save({"features": np.ascontiguousarray(features), "labels": labels})
     write_bytes(folder / FEATURES_FILE, kept)
-    write_json(folder / FEATURES_JSON, facts)  # last: it is what makes the set whole
+    write_json(folder / FEATURES_JSON, sealed(facts))  # last: it is what makes the set whole
     if settings.output is not None:
         write_bytes(
             settings.output,
@@ -218,12 +220,10 @@ def _exported(
         return buffer.getvalue()
     names = [f"f{i}" for i in range(features.shape[1])]
     if form == "csv":
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["path", "label", "group", *names])
+        lines = [csv_line(["path", "label", "group", *names])]
         for sample, row in zip(samples, features, strict=True):
-            writer.writerow([sample.path, sample.label, sample.group, *(repr(float(v)) for v in row)])
-        return text.getvalue().encode("utf-8", errors="surrogateescape")
+            lines.append(csv_line([sample.path, sample.label, sample.group, *map(float, row)]))
+        return "".join(lines).encode("utf-8", errors="surrogateescape")
     return _parquet(features, samples, names)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,10 +25,11 @@ from leukemia_cli.domain import (
     unheard,
 )
 from leukemia_cli.errors import UsageError, WorkspaceError
-from leukemia_cli.learning.classifier import Classifier, load_classifier
+from leukemia_cli.learning.classifier import Classifier
 from leukemia_cli.learning.doubt import DoubtSettings
 from leukemia_cli.learning.features import state_digest
 from leukemia_cli.learning.fitting import FitSettings
+from leukemia_cli.learning.loading import load_classifier
 from leukemia_cli.learning.machine import Machine, choose_machine
 from leukemia_cli.learning.recipes import augmentation_of, settled, with_remedies
 from leukemia_cli.learning.runs import FinishedRun, finish_run
@@ -222,7 +224,25 @@ def _feature_facts(workspace: Workspace, manifest: Manifest, wanted: str) -> dic
     check_schema(facts, file, SCHEMA_VERSION)
     if facts.get("manifest") != manifest.fingerprint:
         raise WorkspaceError(f"features {folder.name} were made from another manifest", "Extract them again")
+    wrong = [key for key, kind in _TYPES.items() if not isinstance(facts.get(key, ...), kind)]
+    try:
+        Preprocessing.from_json(facts["preprocessing"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        wrong.append("preprocessing")
+    if wrong or os.sep in (facts["run"] or ""):  # a path would lead to a run outside this workspace
+        raise WorkspaceError(f"{file} is damaged: see {', '.join(wrong) or 'run'}", "Extract them again")
     return facts
+
+
+_TYPES = {
+    "features": str,
+    "run": str | None,
+    "backbone": str,
+    "weights": str,
+    "seed": int,
+    "backbone_sha256": str,
+}
+"""What a set of features is made again by."""
 
 
 def _loaded_again(facts: Mapping[str, Any]) -> LoadedBackbone:

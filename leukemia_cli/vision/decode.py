@@ -64,6 +64,13 @@ _UM = {
     "mm": 1e3,
     "cm": 1e4,
 }
+_MOST_PIXEL_BYTES, _MOST_HEAD_BYTES = 8, 1e8
+"""A pixel of four 16-bit channels, as it may be stored; and what may lie around all of them."""
+_MOST_JPEG_SCANS = 500
+"""Each scan of a progressive JPEG costs a pass over the whole image, and a few bytes of the file; cameras write up to 12.
+
+Source: `-maxscans 500` as libjpeg-turbo's own fuzzers and djpeg's manual have it.
+"""
 _FORMATS = tuple(dict.fromkeys(IMAGE_SUFFIXES.values()))
 _STILL_FORMATS = {"MPO"}  # its further pictures are previews or the other eye's view; the first is the photograph
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -113,22 +120,25 @@ def decode(
     max_megapixels: float = MAX_MEGAPIXELS,
     least_side_px: int = LEAST_SIDE_PX,
     alpha: bool = False,
+    enough_px: int | None = None,
 ) -> Decoded:
     """Decode one still image whole; raises BadImage, a DataError that names the file and the reason.
 
-    With `alpha` the pixels of an image that has transparency are (H, W, 4), and nothing is laid over white.
+    With `alpha` the pixels of an image that has transparency are (H, W, 4), and nothing is laid over white. With `enough_px` a
+    JPEG comes at a half, a quarter or an eighth of its size, as small as leaves both sides that long: its coefficients of
+    high frequency are not decoded, which takes a third of the time. Limits are still those of the full size.
     """
     if isinstance(path_or_bytes, bytes):
         name, content = "(bytes)", path_or_bytes
     else:
         name = os.fspath(path_or_bytes)
-        content = _read(name)
+        content = _read(name, _MOST_HEAD_BYTES + _MOST_PIXEL_BYTES * max_megapixels * 1e6)
     if not content:
         raise BadImage(name, "it is empty (0 bytes)", "Copy it again from where it came, or leave it out")
     limit = _Limit(name=name, max_megapixels=max_megapixels, least_side_px=least_side_px)
     try:
         with _pillow_quiet():
-            pixels, kind, mode, um_per_px = _pixels(content, limit, alpha)
+            pixels, kind, mode, um_per_px = _pixels(content, limit, alpha, enough_px)
     except BadImage:
         raise
     except MemoryError as error:
@@ -230,18 +240,25 @@ def _border_colour(image: Image.Image, box: tuple[float, float, float, float]) -
 # ------------------------------------------------------------------------------------------------------- the file
 
 
-def _read(name: str) -> bytes:
+def _read(name: str, most_bytes: float) -> bytes:
     if is_remote(name):
         try:
             return read_remote(name)
         except Unreachable as error:
             raise BadImage(shown(name), error.reason, error.hint) from error
     try:
-        mode = os.stat(name).st_mode
+        facts = os.stat(name)
+        mode = facts.st_mode
         if stat.S_ISDIR(mode):
             raise BadImage(name, "it is a folder", "Name the images in it, or the folder where folders are taken")
         if not stat.S_ISREG(mode):
             raise BadImage(name, "it is not a regular file", "Name an image file")
+        if facts.st_size > most_bytes:  # a whole slide named .tif would fill the memory before its header is looked at
+            raise BadImage(
+                name,
+                f"it has {facts.st_size:,} bytes, more than an image of the megapixels allowed",
+                "Scale it down, or allow more with --max-megapixels",
+            )
         with open(name, "rb") as file:
             return file.read()
     except FileNotFoundError:
@@ -286,7 +303,7 @@ class _Limit:
             )
 
 
-def _pixels(content: bytes, limit: _Limit, alpha: bool) -> tuple[Pixels, str, str, float | None]:
+def _pixels(content: bytes, limit: _Limit, alpha: bool, enough_px: int | None) -> tuple[Pixels, str, str, float | None]:
     """Give upright RGB pixels (H, W, 3), or (H, W, 4) with `alpha`, the format, the stored mode and µm per px."""
     try:
         image = _open(content, limit.name)
@@ -310,9 +327,15 @@ def _pixels(content: bytes, limit: _Limit, alpha: bool) -> tuple[Pixels, str, st
                 "its pixels are floating-point numbers of no known range",
                 "Save it as 8-bit or 16-bit PNG or TIFF",
             )
+        if kind in ("JPEG", "MPO") and content.count(b"\xff\xda") > _MOST_JPEG_SCANS:
+            raise BadImage(
+                limit.name, f"it is stored in more than {_MOST_JPEG_SCANS} scans", "Save it again as a plain JPEG"
+            )
         if kind == "PNG":  # Pillow decodes without looking at the checksums of the pixel data
             with _open(content, limit.name) as twin:
                 twin.verify()
+        if kind == "JPEG" and enough_px is not None:
+            image.draft(None, (enough_px, enough_px))
         with _pillow_unlimited() if _over_pillow_limit(image) else contextlib.nullcontext():
             image.load()
         with contextlib.suppress(ValueError, SyntaxError, TypeError, KeyError, OSError, EOFError, struct.error):

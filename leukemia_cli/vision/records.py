@@ -76,7 +76,8 @@ class RecordFile:
             self.facts: Mapping[str, str] = stored["__metadata__"]
             self._count, size = stored["records"]["shape"]
             whole = path.stat().st_size == _HEADER_BYTES + self._count * size and size == dtype.itemsize
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            whole = whole and isinstance(self._count, int) and self._count >= 0
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             file.close()
             raise WorkspaceError(f"{path} cannot be read: {error}", _AGAIN) from error
         if not whole:

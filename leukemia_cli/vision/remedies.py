@@ -15,7 +15,6 @@ from PIL import Image
 
 from leukemia_cli.domain import Preprocessing, Remedies
 from leukemia_cli.vision.decode import Decoded, fit_pixels
-from leukemia_cli.vision.marks import mask_marks
 from leukemia_cli.vision.masking import central_cell, level_ground, painted_over
 from leukemia_cli.vision.stain import ground_colour
 from leukemia_cli.vision.stains import TARGETS, StainShift, fit_stain
@@ -58,6 +57,8 @@ def remedied(image: Pixels | Decoded, remedies: Remedies) -> Remedied:
     if pixels.ndim == 3 and pixels.shape[2] == 4:
         pixels, inside = np.ascontiguousarray(pixels[..., :3]), pixels[..., 3] > 127
     if remedies.mask_marks:
+        from leukemia_cli.vision.marks import mask_marks  # with scipy: half the start of a run that masks nothing
+
         pixels = mask_marks(pixels)
     scale = None
     if remedies.red_cell_px is not None:

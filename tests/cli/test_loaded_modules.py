@@ -10,7 +10,7 @@ from pathlib import Path
 HEAVY = ["torch", "torchvision", "timm", "sklearn", "scipy", "numpy", "PIL"]
 COMMANDS = (
     "prepare", "train", "extract-features", "fit-svm", "evaluate", "classify", "cells", "report", "compare", "runs",
-    "doctor", "sample-images",
+    "doctor", "sample-images", "merge", "export", "weights",
 )  # fmt: skip
 
 WATCHED = """

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from leukemia_cli.data import inputs as inputs_room
 from leukemia_cli.data.inputs import expand_inputs
 from leukemia_cli.errors import DataError, LeukError, UsageError
 
@@ -93,6 +94,10 @@ def test_lists() -> None:
     assert [ascii(path) for path in expand("@table.csv")] == [ascii("a, b.png"), ascii("caf\udce9.png")]
     Path("one.csv").write_text("a/2.png\nb/2.png\n")
     assert expand("@one.csv") == ["a/2.png", "b/2.png"]
+    Path("own.csv").write_text("path,label,decision,reason\n'=x.png,,error,\n''-y.png,,error,\n'z.png,,error,\n")
+    assert expand("@own.csv") == ["=x.png", "'-y.png", "'z.png"], "what classify wrote, it reads"
+    Path("theirs.csv").write_text("path,label\n'=x.png,ALL\n")
+    assert expand("@theirs.csv") == ["'=x.png"]
     Path("comma.txt").write_text("a,b.png\n")
     assert expand("@comma.txt") == ["a,b.png"]
 
@@ -148,3 +153,16 @@ def test_a_large_folder_is_not_held_whole(monkeypatch: pytest.MonkeyPatch) -> No
     paths = expand_inputs(["many"], SUFFIXES)
     assert next(paths) == "many/0/x.png"
     assert len(seen) < 4
+
+
+def test_addresses_are_taken_as_they_are_and_s3_folders_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs_room, "list_remote", lambda folder, endings: iter([f"{folder}a.png", f"{folder}b.png"]))
+    given = ["https://host/x.png", "s3://bucket/one.png", "s3://bucket/in/"]
+    assert list(expand_inputs(given, (".png",))) == [
+        "https://host/x.png", "s3://bucket/one.png", "s3://bucket/in/a.png", "s3://bucket/in/b.png"
+    ]  # fmt: skip
+    monkeypatch.setattr(inputs_room, "list_remote", lambda folder, endings: iter(()))
+    with pytest.raises(DataError, match="no images in folder s3://bucket/in/"):
+        expand_inputs(["s3://bucket/in/"], (".png",))
+    with pytest.raises(UsageError, match="only s3://"):
+        expand_inputs(["https://host/in/"], (".png",))

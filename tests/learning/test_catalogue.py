@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from leukemia_cli.catalog import BACKBONES, VARIANTS, Backbone, Variant, find_backbone, find_variant
 from leukemia_cli.errors import UsageError
 from leukemia_cli.learning import finetuning, runs, training
-from leukemia_cli.learning.classifier import load_classifier
+from leukemia_cli.learning.loading import load_classifier
 from leukemia_cli.learning.machine import choose_machine
 from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone

@@ -14,7 +14,8 @@ import torch
 from leukemia_cli.domain import Sample
 from leukemia_cli.errors import WorkspaceError
 from leukemia_cli.learning.batches import plain_view, read_sample
-from leukemia_cli.learning.classifier import Classifier, load_classifier, together
+from leukemia_cli.learning.classifier import Classifier, together
+from leukemia_cli.learning.loading import load_classifier
 from leukemia_cli.learning.machine import choose_machine
 from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.learning.training import LEFT_OUT
@@ -93,7 +94,7 @@ def test_of_several_members_the_mean_counts(name: str, trained) -> None:
     for member in classifier.members:
         one = Classifier(
             run="r", task=classifier.task, spec=classifier.spec, preprocessing=classifier.preprocessing,
-            backbone=classifier.backbone, members=(member,), machine=classifier.machine,
+            backbone=classifier.backbone, members=(member,), engine=classifier.engine,
         )  # fmt: skip
         alone.append(one.probabilities(views))
         assert classifier.member_of(member.fold or 0) is member

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,15 @@ from leukemia_cli.errors import DataError, MachineError, WorkspaceError
 from leukemia_cli.learning import features as rooms
 from leukemia_cli.learning.batches import Augmentation, read_sample, to_input, view_rng
 from leukemia_cli.learning.batches import augmented_view as augmented
-from leukemia_cli.learning.features import FeatureCache, Features, Views, extract, run_backbone, state_digest
+from leukemia_cli.learning.features import (
+    FeatureCache,
+    Features,
+    Views,
+    extract,
+    run_backbone,
+    state_digest,
+    trim_caches,
+)
 from leukemia_cli.learning.machine import choose_machine
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
 
@@ -55,6 +65,28 @@ def taken(
         batch_size=batch_size, max_megapixels=1,
     )  # fmt: skip
     return rows, counting.seen
+
+
+def test_caches_that_nobody_opened_for_longest_go_first(tmp_path: Path, loaded: LoadedBackbone) -> None:
+    """Of four caches of 1,000 bytes two fit; what was opened today stays though it is over the bound, the kept one always."""
+    ages_d = {"old": 30, "older": 40, "today": 0.5, "kept": 50}
+    for name, age in ages_d.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part-1.safetensors").write_bytes(b"x" * 1000)
+        os.utime(tmp_path / name, (time.time() - age * 86_400,) * 2)
+    assert trim_caches(tmp_path, tmp_path / "kept", most_bytes=4000) == []
+    assert trim_caches(tmp_path, tmp_path / "kept", most_bytes=3500) == [tmp_path / "older"]
+    assert trim_caches(tmp_path, tmp_path / "kept", most_bytes=10) == [tmp_path / "old"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "today"]
+    assert trim_caches(tmp_path / "none", tmp_path) == []
+
+
+def test_opening_a_cache_marks_it_as_used(tmp_path: Path, loaded: LoadedBackbone) -> None:
+    first = FeatureCache(tmp_path, "d", loaded.preprocessing)
+    first.add([("a", "plain")], np.ones((1, 4), dtype=np.float32))
+    os.utime(first.folder, (1, 1))
+    FeatureCache(tmp_path, "d", loaded.preprocessing)
+    assert time.time() - first.folder.stat().st_mtime < 3600
 
 
 def test_each_image_and_view_is_computed_once(

@@ -20,7 +20,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from leukemia_cli.domain import HeadChoice, SvmChoice
 from leukemia_cli.errors import MachineError
 from leukemia_cli.learning import fitting
-from leukemia_cli.learning.classifier import Member, restore_head
+from leukemia_cli.learning.classifier import Member
 from leukemia_cli.learning.fitting import (
     Descent,
     EpochScore,
@@ -35,6 +35,7 @@ from leukemia_cli.learning.fitting import (
     recall_mean,
     smooth_targets,
 )
+from leukemia_cli.learning.loading import restore_head
 from leukemia_cli.learning.network import Head
 from leukemia_cli.learning.svm import Kernels, Svm
 

@@ -15,6 +15,7 @@ from leukemia_cli.domain import HeadChoice, Preprocessing, SvmChoice, Task
 from leukemia_cli.errors import UsageError
 from leukemia_cli.learning import heatmaps
 from leukemia_cli.learning.classifier import Classifier, Member
+from leukemia_cli.learning.engines import TorchEngine
 from leukemia_cli.learning.features import run_backbone
 from leukemia_cli.learning.heatmaps import Faithfulness, faithfulness, heatmap
 from leukemia_cli.learning.machine import choose_machine, place
@@ -57,7 +58,7 @@ def classifier_of(*members: Member, backbone: nn.Module | None, size: int = SIZE
         ),
         backbone=backbone,
         members=members,
-        machine=choose_machine("cpu", 1),
+        engine=TorchEngine(machine=choose_machine("cpu", 1)),
     )  # fmt: skip
 
 

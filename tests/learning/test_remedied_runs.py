@@ -14,23 +14,33 @@ import torch
 from leukemia_cli.domain import Preprocessing, Remedies, Sample
 from leukemia_cli.errors import UsageError
 from leukemia_cli.learning.batches import Augmentation, augmented_view, plain_view, read_sample, view_rng
-from leukemia_cli.learning.classifier import load_classifier
 from leukemia_cli.learning.features import FeatureCache, Views, extract, run_backbone
 from leukemia_cli.learning.heatmaps import heatmap
+from leukemia_cli.learning.loading import load_classifier
 from leukemia_cli.learning.machine import choose_machine
 from leukemia_cli.learning.recipes import TrainSettings, augmentation_of, plan_of, settled, with_remedies
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
+from leukemia_cli.steps import classify as classify_room
 from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
 from leukemia_cli.steps.evaluate import EvaluateSettings, evaluate
 from leukemia_cli.steps.extract_features import ExtractSettings, extract_features
 from leukemia_cli.steps.fit_svm import FitSvmSettings, fit_svm
 from leukemia_cli.steps.train import resume, train
 from leukemia_cli.vision import remedies as room
+from leukemia_cli.vision.decode import Decoded, decode
 from leukemia_cli.vision.stains import TARGETS
-from leukemia_cli.workspace import RUN_FILE, STARTED_FILE, RunFolder, read_run_folder
+from leukemia_cli.workspace import RUN_FILE, STARTED_FILE, RunFolder, read_run_folder, write_json
 
 MACHINE = choose_machine("cpu", 2)
 ALL = Remedies(mask_marks=True, stain_norm="macenko", tiles=4)
+SCALED = Preprocessing(
+    input_size_px=64,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.2, 0.2, 0.2),
+    interpolation="bilinear",
+    fit="squash",
+    remedies=Remedies(decode="scaled", tiles=4),
+)
 
 
 def settings(**flags) -> TrainSettings:
@@ -74,6 +84,44 @@ def test_remedies_are_told_in_words() -> None:
         "red cells 20 px wide",
         "seen in 4 tiles",
     )
+
+
+# ---------------------------------------------------------------------------------------------------- scaled decoding
+
+
+def test_scaled_decoding_is_done_in_training_and_in_classify_alike(
+    make_lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large JPEGs reach the network from a quarter of their pixels; what the run says of its own images stays the same."""
+    lab = make_lab(tmp_path, folds=2, groups=4, images=1, side_px=600, suffix=".jpg")
+    seen: list[tuple[int, int]] = []
+
+    def watched(path: str, **flags) -> Decoded:
+        image = decode(path, **flags)
+        seen.append((image.width, image.height))
+        return image
+
+    monkeypatch.setattr(classify_room, "decode", watched)
+    trained = train(lab.workspace, lab.manifest, settings(fold="all", remedies=Remedies(decode="scaled")))
+    run = read_run_folder(trained.folder)
+    assert run.facts["preprocessing"]["remedies"]["decode"] == "scaled"
+    classifier = open_classifier(run, ClassifySettings(device="cpu"))
+    assert classifier.preprocessing.enough_px == 128
+    sample = lab.manifest.samples[0]
+    (finding,) = classify(classifier, [sample.path], ClassifySettings(device="cpu"))
+    assert seen == [(150, 150)]
+    view = plain_view(read_sample(sample, 1, 128), classifier.preprocessing)
+    assert np.allclose(finding.scores, classifier.probabilities([view])[0], atol=1e-9)
+
+
+def test_scaled_decoding_does_not_go_with_what_needs_every_pixel() -> None:
+    for other in ({"mask_marks": True}, {"red_cell_px": 20.0}, {"background": "mask"}):
+        with pytest.raises(ValueError, match="full size"):
+            Remedies(decode="scaled", **other)
+    assert settled(Remedies(decode="scaled"), "auto", "image").decode == "scaled"
+    with pytest.raises(UsageError, match="of no use for cells"):
+        settled(Remedies(decode="scaled"), "keep", "cell")
+    assert Preprocessing.from_json(SCALED.as_json()) == SCALED and SCALED.enough_px == 256
 
 
 # ------------------------------------------------------------------------------------------------------------- tiles
@@ -199,7 +247,7 @@ def test_a_run_from_before_there_were_remedies_can_be_resumed(lab) -> None:
     assert started["settings"]["remedies"]["tiles"] == 1
     for name in ("remedies", "stain_jitter"):
         del started["settings"][name]
-    (run / STARTED_FILE).write_text(json.dumps(started))
+    write_json(run / STARTED_FILE, started)
     (run / RUN_FILE).unlink()
     assert "remedies" not in resume(lab.workspace, lab.manifest, run.name).facts["preprocessing"]
 

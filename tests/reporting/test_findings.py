@@ -8,10 +8,12 @@ import json
 import os
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukemia_cli.reporting.findings import Finding, columns, csv_line, json_line
+from leukemia_cli.csv_rows import csv_line
+from leukemia_cli.reporting.findings import Finding, columns, json_line, kinds, row_of_csv, row_of_json
 
 CLASSES = ("ALL", "AML", "HTL")
 
@@ -52,9 +54,10 @@ def test_any_name_and_score_survive_csv_and_json(path: str, values: tuple[float,
     line = csv_line(tuple(row.values())).encode(errors="surrogateescape")
     text = line.decode(errors="surrogateescape")
     assert text.endswith("\n")
-    (back,) = csv.reader(io.StringIO(text, newline=""), strict=True)
-    assert back == ["" if value is None else str(value) for value in row.values()]
-    assert [float(cell) for cell in back[5:8]] == list(values)
+    assert row_of_csv(text, kinds(CLASSES)) == row
+    (shown,) = csv.reader(io.StringIO(text, newline=""), strict=True)
+    assert [float(cell) for cell in shown[5:8]] == list(values)
+    assert row_of_json(json_line(row), kinds(CLASSES)) == row
     assert json.loads(json_line(row)) == row
     assert json_line(row).isascii()
     assert "\n" not in json_line(row)
@@ -63,3 +66,21 @@ def test_any_name_and_score_survive_csv_and_json(path: str, values: tuple[float,
 def test_a_plain_line_needs_no_quotes() -> None:
     assert csv_line(["a b.png", 1, 0.25, None, "it's"]) == "a b.png,1,0.25,,it's\n"
     assert csv_line(['say "a"', "a,b", "a\rb", "a\nb"]) == '"say ""a""","a,b","a\rb","a\nb"\n'
+
+
+@pytest.mark.parametrize(
+    "line", ["", "a,b\n", ",".join("x" * len(columns(CLASSES))) + "\n", "[]", '{"path": 1}', '"', "{}"]
+)
+def test_what_is_no_row_is_refused(line: str) -> None:
+    with pytest.raises(ValueError):
+        row_of_csv(line, kinds(CLASSES))
+    with pytest.raises(ValueError):
+        row_of_json(line, kinds(CLASSES))
+
+
+def test_a_cell_of_another_kind_is_refused() -> None:
+    row = finding().as_row()
+    for changed in ({"label": 1}, {"cells": 1.5}, {"confidence": "0.5"}, {"tiles": [1]}):
+        with pytest.raises(ValueError):
+            row_of_json(json.dumps({**row, **changed}), kinds(CLASSES))
+    assert row_of_json(json.dumps({**row, "confidence": 1}), kinds(CLASSES))["confidence"] == 1

@@ -13,7 +13,7 @@ from PIL import Image
 from leukemia_cli.data.manifest import PRINTS
 from leukemia_cli.errors import DataError, UsageError, WorkspaceError
 from leukemia_cli.judging.bars import Bar
-from leukemia_cli.learning.classifier import load_classifier
+from leukemia_cli.learning.loading import load_classifier
 from leukemia_cli.learning.machine import choose_machine
 from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier

@@ -17,8 +17,9 @@ from leukemia_cli.data.manifest import make_manifest, read_manifest, write_manif
 from leukemia_cli.domain import Manifest
 from leukemia_cli.errors import DataError, MachineError, UsageError, WorkspaceError
 from leukemia_cli.learning.batches import plain_view, read_sample
-from leukemia_cli.learning.classifier import Member, load_classifier
+from leukemia_cli.learning.classifier import Member
 from leukemia_cli.learning.features import run_backbone
+from leukemia_cli.learning.loading import load_classifier
 from leukemia_cli.learning.machine import choose_machine
 from leukemia_cli.learning.recipes import TrainSettings, recipe_of
 from leukemia_cli.learning.training import Trainer
@@ -27,7 +28,7 @@ from leukemia_cli.steps.evaluate import Evaluated, EvaluateSettings, evaluate
 from leukemia_cli.steps.extract_features import ExtractSettings, extract_features
 from leukemia_cli.steps.fit_svm import FitSvmSettings, fit_svm
 from leukemia_cli.steps.train import train
-from leukemia_cli.workspace import RunFolder, read_run_folder
+from leukemia_cli.workspace import RunFolder, read_run_folder, write_json
 
 TINY = {"weights": "none", "input_size_px": 64, "device": "cpu"}
 JUDGE = EvaluateSettings(resamples=20, device="cpu")
@@ -434,8 +435,8 @@ def test_features_that_are_missing_or_of_other_data_or_weights_are_refused(parte
         ({"schema_version": 2}, "schema 2"),
         ({"manifest": "x"}, "another manifest"),
     ):
-        file.write_text(json.dumps(facts | change))
+        write_json(file, facts | change)
         with pytest.raises(WorkspaceError, match=told):
             fit_svm(small.workspace, small.manifest, None, flags)
-    file.write_text(json.dumps(facts))
+    write_json(file, facts)
     assert fit_svm(small.workspace, small.manifest, None, flags).facts["variant"] == "svm"

@@ -332,6 +332,39 @@ def test_the_side_of_a_pixel_is_read_where_a_microscope_gives_it(
     assert found is None if um_per_px is None else found == pytest.approx(um_per_px, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("size", "kind", "enough", "seen"),
+    [
+        ((640, 480), "JPEG", 100, (160, 120)),
+        ((640, 480), "JPEG", 240, (320, 240)),
+        ((640, 480), "JPEG", 241, (640, 480)),
+        ((641, 1203), "JPEG", 20, (81, 151)),
+        ((640, 480), "PNG", 100, (640, 480)),
+        ((60, 40), "JPEG", 100, (60, 40)),
+    ],
+)
+def test_a_jpeg_is_decoded_no_larger_than_is_enough(
+    size: tuple[int, int], kind: str, enough: int, seen: tuple[int, int]
+) -> None:
+    content = encoded(Image.new("RGB", size, (200, 120, 90)), kind)
+    decoded = decode(content, enough_px=enough)
+    assert (decoded.width, decoded.height) == seen == decoded.pixels.shape[1::-1]
+    assert np.abs(decoded.pixels.astype(int) - (200, 120, 90)).max() <= 3
+    with pytest.raises(BadImage, match="megapixels"):
+        decode(encoded(noise(400, 300), "JPEG"), enough_px=20, max_megapixels=0.1)
+
+
+def test_a_smaller_decoding_looks_like_the_whole_one() -> None:
+    y, x = np.mgrid[:1200, :1600]
+    smooth = (127 + 100 * np.sin(x / 90) * np.cos(y / 70))[..., None] * np.ones(3)
+    content = encoded(Image.fromarray(smooth.astype(np.uint8)), "JPEG", quality=95)
+    views = [
+        fit_pixels(decode(content, enough_px=enough).pixels, 224, "bicubic", "squash").astype(int)
+        for enough in (None, 448)
+    ]
+    assert np.abs(views[0] - views[1]).mean() < 0.5
+
+
 def test_warning_filters_survive_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     palette = Image.new("P", (20, 20), 1)
     palette.putpalette([255, 0, 0, 0, 0, 255])

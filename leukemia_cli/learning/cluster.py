@@ -1,0 +1,174 @@
+"""Rows of many inputs made on a Ray cluster, and given back in the order of the inputs: as if one process had made them.
+
+Requirements met here:
+- Workers are given blocks of paths and give back blocks of rows; a worker that dies costs its block, which Ray makes again.
+- Blocks come back in order, and each row is compared with the path that it was asked for: none is left out or there twice.
+- Nothing is written by the workers: what becomes of the rows is the affair of whoever asked.
+- Ray's reports to its makers are off; no page of it is served.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leukemia_cli.domain import Note, unheard
+from leukemia_cli.errors import LeukError, MachineError, UsageError
+from leukemia_cli.learning.machine import granted_cores
+from leukemia_cli.remote import is_remote
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Predict = Callable[[Sequence[str]], "pyarrow.Table"]
+"""Rows of some paths, in their order; the column `path` is among them."""
+
+ROWS_PER_BLOCK = 256
+_EXTRA = "Install the extra: pip install 'leukemia-cli[ray]'"
+_PATH, _ASKED = "path", "asked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How work is spread over a cluster.
+
+    `address` is `ray` (this machine's cores, or the cluster of RAY_ADDRESS), `ray://auto` (the cluster that this machine is part
+    of) or `ray://HOST:PORT` (of a client server). Each worker takes `cores_each` cores, and a GPU where `gpu` says so.
+    """
+
+    address: str
+    cores_each: int = 1
+    gpu: bool = False
+
+    def __post_init__(self) -> None:
+        if self.address != "ray" and not self.address.removeprefix("ray://") != self.address:
+            raise UsageError(f"--cluster {self.address} is no cluster", "Say ray, ray://auto or ray://HOST:PORT")
+        if not self.address.removeprefix("ray://"):
+            raise UsageError("--cluster ray:// names no host", "Say ray, ray://auto or ray://HOST:PORT")
+
+
+class _Worker:
+    """One process of the cluster with the model loaded; Ray makes it, and calls it with a block of paths."""
+
+    def __init__(self, opened: Callable[[], Predict]) -> None:
+        self._predict = opened()
+
+    def __call__(self, block: pyarrow.Table) -> pyarrow.Table:
+        rows = self._predict([os.fsdecode(path) for path in block[_PATH].to_pylist()])
+        return rows.append_column(_ASKED, block[_ASKED])
+
+
+def rows_from_cluster(
+    paths: Iterable[str],
+    opened: Callable[[], Predict],
+    spread: Spread,
+    *,
+    group: int = 1,
+    note: Note = unheard,
+) -> Iterator[dict[str, Any]]:
+    """Yield the row of each path, in order; blocks hold whole groups of `group` paths. Each row has its path as it was given.
+
+    `opened` is called once in each worker, and must be picklable. Raises MachineError where Ray is not installed, there is no
+    cluster, or it fails.
+    """
+    try:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        import pyarrow
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MachineError(f"--cluster needs Ray, which is not installed ({error.name})", _EXTRA) from error
+    size = -(-ROWS_PER_BLOCK // group) * group
+    given = iter(paths)
+    blocks, asked = [], 0
+    while some := list(itertools.islice(given, size)):
+        asked += len(some)
+        full = [path if is_remote(path) else str(Path(path).absolute()) for path in some]  # workers may lie elsewhere
+        columns = {_PATH: full, _ASKED: some}
+        blocks.append(
+            pyarrow.table({k: pyarrow.array(map(os.fsencode, v), pyarrow.binary()) for k, v in columns.items()})
+        )
+    if not blocks:
+        return
+    with _connected(spread, note):
+        cores = int(ray.cluster_resources().get("CPU", 0))
+        most = max(1, min(cores // spread.cores_each, len(blocks)))
+        alive = sum(bool(node["Alive"]) for node in ray.nodes())
+        note(f"cluster: {alive} nodes, {cores} cores, up to {most} workers of {spread.cores_each}")
+        made = ray.data.from_arrow(blocks).map_batches(
+            _Worker,
+            fn_constructor_kwargs={"opened": opened},
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=spread.cores_each,
+            num_gpus=1 if spread.gpu else 0,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+        )
+        answered = 0
+        try:
+            for table in made.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for row in table.to_pylist():
+                    answered += 1
+                    yield _as_asked(row)
+        except ray.exceptions.RayError as error:
+            raise _failed(error) from error
+        if answered != asked:
+            raise MachineError(f"the cluster gave {answered:,} rows for {asked:,} inputs", "Say the same with --resume")
+
+
+def _as_asked(row: dict[str, Any]) -> dict[str, Any]:
+    """Put the path as it was given in the place of the one that the worker was told, in what an error says as well."""
+    full, path = row[_PATH], os.fsdecode(row.pop(_ASKED))
+    said = row["error"]
+    return {**row, _PATH: path, "error": said if said is None else said.replace(full, path)}
+
+
+@contextlib.contextmanager
+def _connected(spread: Spread, note: Note) -> Iterator[None]:
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    if spread.address == "ray" and "RAY_ADDRESS" not in os.environ:
+        options |= {"num_cpus": granted_cores(), "include_dashboard": False}
+        note("a cluster of this machine's cores alone is started; --cluster ray://auto joins one that runs")
+    elif spread.address in ("ray", "ray://auto"):
+        options["address"] = os.environ.get("RAY_ADDRESS", "auto")
+    else:
+        options["address"] = spread.address
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own, about its future defaults
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise MachineError(
+                f"no Ray cluster at {options.get('address', 'this machine')}: {_last_line(error)}",
+                "Start one with: ray start --head, and name it with --cluster ray://HOST:10001",
+            ) from error
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _failed(error: Exception) -> LeukError:
+    """Give the error that a worker raised where it is one of ours, else one that says what Ray said."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LeukError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return MachineError(f"the cluster failed: {_last_line(error)}", "Say the same with --resume: what is done stays")
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
