@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export LEUK_TEST_DATA ?= $(abspath ../shared/data)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test check bench docs faults fuzz lock audit clean
+.PHONY: help install demo test slow check bench docs faults fuzz lock audit clean
 
 help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -25,8 +25,11 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## run the main job on the drawn sample images, end to end
 	@PATH="$(abspath $(BIN)):$$PATH" bash docs/demo.sh
 
-test: $(STAMP) ## run the tests
-	@$(BIN)/python -m pytest -n auto --dist loadfile
+test: $(STAMP) ## run the tests, all but the slow ones
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
+
+slow: $(STAMP) ## run the slow tests: a cluster, several processes, kills, a thousand real images
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 check: $(STAMP) ## format, lint, types, import contracts, generated docs
 	$(BIN)/ruff format --check .
@@ -60,6 +63,9 @@ bench: $(STAMP) ## measure against peers in the same run
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/allocator.py
 	$(BIN)/python benchmarks/compare_cost.py
+	$(BIN)/python benchmarks/classify_speed.py
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/outputs.py
 
 clean: ## remove what demo, test and check made, .venv too
 	rm -rf $(VENV) leuk-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

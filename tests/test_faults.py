@@ -32,24 +32,28 @@ def short(faults: ModuleType) -> tuple[Any, ...]:
     return tuple(command for command in faults.COMMANDS if command.name in SHORT)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same_result(faults: ModuleType, bench: Any) -> None:
     tally = faults.killed(bench, 2, short(faults))
     assert not tally.wrong, tally.wrong
     assert tally.counts.total() == 2
 
 
+@pytest.mark.slow
 def test_stopped_at_any_moment_nothing_is_half_written(faults: ModuleType, bench: Any) -> None:
     tally = faults.stopped(bench, 1, short(faults)[1:])
     assert not tally.wrong, tally.wrong
     assert tally.counts.total() == 1
 
 
+@pytest.mark.slow
 def test_a_limit_on_files_is_told_as_one(faults: ModuleType, bench: Any) -> None:
     tally = faults.file_limit(bench, short(faults)[:1], (64,))
     assert not tally.wrong, tally.wrong
     assert {outcome for _, outcome in tally.counts} == {"exit 5, then the same result"}
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_a_run_or_manifest_is_refused(faults: ModuleType, bench: Any) -> None:
     tally = faults.damaged(bench, 6)
     assert not tally.wrong, tally.wrong
@@ -57,6 +61,7 @@ def test_a_damaged_file_of_a_run_or_manifest_is_refused(faults: ModuleType, benc
     assert refused > 10
 
 
+@pytest.mark.slow
 def test_what_is_looked_for_after_a_fault_would_be_seen(faults: ModuleType, bench: Any) -> None:
     prepare, classify = short(faults)
     root = bench.fresh("trained")

@@ -105,6 +105,7 @@ def together(tmp_path_factory: pytest.TempPathFactory, make_lab) -> Together:
     return Together(folder=folder, alone=alone, runs=runs, code=process.returncode, told=told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_come_to_what_one_comes_to(name: str, together: Together) -> None:
     state, done = together.alone[name]
@@ -120,6 +121,7 @@ def test_two_processes_come_to_what_one_comes_to(name: str, together: Together) 
         assert loss == pytest.approx(score.train_loss, abs=CLOSE) and accuracy == score.balanced_accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_train_the_run_of_one(name: str, together: Together) -> None:
     of_one, run_folder = together.runs[name], together.folder / "ws" / "runs" / f"{name}-1"
@@ -132,6 +134,7 @@ def test_two_processes_train_the_run_of_one(name: str, together: Together) -> No
         assert told[0][key] == pytest.approx(of_one.facts[key], abs=10 * CLOSE), key
 
 
+@pytest.mark.slow
 def test_features_are_computed_in_shares(together: Together) -> None:
     """The images of the first run are 12: two processes leave parts of six, one would leave one of twelve."""
     sizes = set()
@@ -141,6 +144,7 @@ def test_features_are_computed_in_shares(together: Together) -> None:
     assert sizes and max(sizes) <= 4 * 2
 
 
+@pytest.mark.slow
 def test_the_cases_are_told_apart(together: Together) -> None:
     states = [state for state, _ in together.alone.values()]
     assert largest_difference(states[0], states[4]) == 0, "resumed in one process it is the plain case"
@@ -148,6 +152,7 @@ def test_the_cases_are_told_apart(together: Together) -> None:
     assert len(together.alone["stopped early"][1].epochs) < 30
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_is_told_by_the_leader_and_ends_both(together: Together) -> None:
     assert together.code != 0
     assert "has changed since leuk prepare" in (together.folder / "fault.0.txt").read_text()
@@ -199,6 +204,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, make_lab):
     return folder / "weights.safetensors", train(lab.workspace, lab.manifest, of_one)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes of torchrun in /proc")
 def test_one_killed_ends_both_and_stopped_by_a_scheduler_they_go_on_as_one(whole, tmp_path: Path, make_lab) -> None:
     weights, of_one = whole

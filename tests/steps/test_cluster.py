@@ -114,6 +114,7 @@ def test_what_a_cluster_cannot_do_is_refused_before_it_starts(
         assert problem in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_nodes_with_a_worker_killed_give_what_one_process_gives(
     trained_run: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -348,6 +348,7 @@ def real(folder: str) -> Path:
     return (Path(place) / folder).absolute()
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_taleqani(workspace: Workspace) -> None:
     prepared = run(workspace, real("Taleqani"), group_by="file:appearance_groups.csv", folds=5)
@@ -378,6 +379,7 @@ def test_all_idb1(workspace: Workspace) -> None:
     assert [tuple(map(os.path.basename, paths)) for paths in prepared.duplicates] == [("Im093_0.jpg", "Im108_0.jpg")]
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_cells_of_two_laboratories(workspace: Workspace, tmp_path: Path) -> None:
     aml, healthy = real("AML_cells"), real("healthy_cells")
