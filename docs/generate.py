@@ -183,7 +183,11 @@ def exit_codes() -> str:
             rows.append((str(kind.exit_code), f"`{kind.__name__}`", says))
     rows += [
         ("130", f"`{errors.Interrupted.__name__}`", "Stopped by Ctrl-C."),
-        ("143", f"`{errors.Interrupted.__name__}`", "Stopped by SIGTERM or SIGUSR1, after a checkpoint where training can go on."),
+        (
+            "143",
+            f"`{errors.Interrupted.__name__}`",
+            "Stopped by SIGTERM or SIGUSR1, after a checkpoint where training can go on.",
+        ),
     ]
     return _page(
         [
