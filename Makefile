@@ -18,7 +18,7 @@ install: $(STAMP) ## make .venv and install leuk with what demo, test and check 
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; name one with: make PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
-	@echo "installing leuk and what it needs (torch alone is about 5.5 GB; once)"
+	@echo "installing leuk and what it needs (about 7 GB, 5.5 of it torch; once)"
 	@$(BIN)/python -m pip install --quiet -e '.[offline-weights,parquet,test,check]'
 	@touch $(STAMP)
 
