@@ -38,14 +38,16 @@ def shown(name: str) -> str:
     return _SECRET.sub("", name)
 
 
-def read_remote(name: str) -> bytes:
-    """Fetch a file whole; raises Unreachable, or MachineError where the extra is not installed."""
+def read_remote(name: str, most_bytes: int) -> bytes:
+    """Fetch a file whole; raises Unreachable, also for a larger one, or MachineError where the extra is not installed."""
     try:
-        content: bytes = _system(name.partition("://")[0]).cat_file(name)
+        content: bytes = _system(name.partition("://")[0]).cat_file(name, end=most_bytes + 1)
     except MachineError:
         raise
     except Exception as error:  # fsspec's backends raise their own libraries' exceptions
         raise _unreachable(name, error) from error
+    if len(content) > most_bytes:
+        raise Unreachable(name, f"it has more than {most_bytes:,} bytes", "Copy it here, and look at the copy")
     return content
 
 

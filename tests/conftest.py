@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,3 +114,11 @@ def make_lab() -> MakeLab:
         return Lab(workspace=workspace, manifest=manifest, pictures=root / "pictures")
 
     return make
+
+
+@pytest.fixture(scope="module")
+def without_a_disk() -> Iterator[None]:
+    """Wait for no disk: what is flushed shows only after a power cut, and some tests write hundreds of files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield

@@ -59,8 +59,10 @@ def test_what_is_shown_holds_no_password_and_no_signature() -> None:
 
 def test_a_picture_comes_over_http_whole(web: str) -> None:
     """More than one block of the library: a first part taken for the whole would be a truncated picture."""
-    assert read_remote(f"{web}/slide.png") == PICTURE
+    assert read_remote(f"{web}/slide.png", len(PICTURE)) == PICTURE
     assert decode(f"{web}/slide.png").width == 1024
+    with pytest.raises(Unreachable, match="more than 1,000 bytes"):
+        read_remote(f"{web}/slide.png", 1000)
 
 
 def test_a_bad_address_is_one_bad_image_with_a_reason(web: str) -> None:
@@ -79,7 +81,7 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "fsspec", None)
     remote._system.cache_clear()
     with pytest.raises(MachineError) as caught:
-        read_remote("https://host/a.png")
+        read_remote("https://host/a.png", 10)
     assert "leukemia-cli[remote]" in caught.value.hint
 
 
@@ -101,7 +103,7 @@ print(*list_remote("s3://smears/in", (".png",)))
 print(decode("s3://smears/in/b.png").width)
 for name in ("s3://smears/in/none.png", "s3://nobody/a.png"):
     try:
-        read_remote(name)
+        read_remote(name, 10**6)
     except Unreachable as error:
         print(error.reason)
 server.stop()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from leukemia_cli.domain import Note, unheard
 from leukemia_cli.errors import LeukError, MachineError, UsageError
-from leukemia_cli.learning.machine import granted_cores
+from leukemia_cli.learning.machine import granted_cores, limit_cores
 from leukemia_cli.remote import is_remote
 
 if TYPE_CHECKING:
@@ -47,16 +47,16 @@ class Spread:
     gpu: bool = False
 
     def __post_init__(self) -> None:
-        if self.address != "ray" and not self.address.removeprefix("ray://") != self.address:
+        scheme, _, host = self.address.partition("://")
+        if scheme != "ray" or (self.address != "ray" and not host):
             raise UsageError(f"--cluster {self.address} is no cluster", "Say ray, ray://auto or ray://HOST:PORT")
-        if not self.address.removeprefix("ray://"):
-            raise UsageError("--cluster ray:// names no host", "Say ray, ray://auto or ray://HOST:PORT")
 
 
 class _Worker:
     """One process of the cluster with the model loaded; Ray makes it, and calls it with a block of paths."""
 
-    def __init__(self, opened: Callable[[], Predict]) -> None:
+    def __init__(self, opened: Callable[[], Predict], cores: int) -> None:
+        limit_cores(cores)
         self._predict = opened()
 
     def __call__(self, block: pyarrow.Table) -> pyarrow.Table:
@@ -103,7 +103,7 @@ def rows_from_cluster(
         note(f"cluster: {alive} nodes, {cores} cores, up to {most} workers of {spread.cores_each}")
         made = ray.data.from_arrow(blocks).map_batches(
             _Worker,
-            fn_constructor_kwargs={"opened": opened},
+            fn_constructor_kwargs={"opened": opened, "cores": spread.cores_each},
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=spread.cores_each,

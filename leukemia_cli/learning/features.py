@@ -284,7 +284,8 @@ class FrozenRows:
         self._told: set[str] = set()
         place(backbone, machine)
         backbone.eval()
-        self._cache = FeatureCache(cache_root, state_digest(backbone.state_dict()), preprocessing)
+        self._root, self._digest = cache_root, state_digest(backbone.state_dict())
+        self._cache = FeatureCache(self._root, self._digest, preprocessing)
         self._held: dict[tuple[str, ...], dict[int, Features]] = {}
 
     def __call__(self, places: Sequence[int], views: Views) -> Features:

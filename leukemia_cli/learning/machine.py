@@ -69,12 +69,22 @@ def refuse_several(what: str) -> None:
         )
 
 
+_most_cores: int | None = None
+
+
+def limit_cores(most: int) -> None:
+    """Let this process take no more than `most` cores: a cluster counts them, and binds nobody to any."""
+    global _most_cores  # noqa: PLW0603 - like an affinity, it is the process's, and set once where it begins
+    _most_cores = most
+
+
 def granted_cores() -> int:
-    """Count the cores that the scheduler granted this process, not those of the machine; at least 1."""
+    """Count the cores that the scheduler or a cluster granted this process, not those of the machine; at least 1."""
     try:
-        return max(1, len(os.sched_getaffinity(0)))
+        found = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
-        return max(1, os.cpu_count() or 1)
+        found = os.cpu_count() or 1
+    return max(1, found if _most_cores is None else min(found, _most_cores))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from leukemia_cli.domain import Note, Preprocessing, Sample, Track, silent, unhe
 from leukemia_cli.errors import WorkspaceError
 from leukemia_cli.learning.arrays import Features
 from leukemia_cli.learning.distributed import Team
-from leukemia_cli.learning.features import FeatureCache, FrozenRows, Views, state_digest
+from leukemia_cli.learning.features import FeatureCache, FrozenRows, Views
 from leukemia_cli.learning.machine import Machine
 
 Whose = Literal["given", "moved"]
@@ -67,8 +67,7 @@ class SharedRows(FrozenRows):
             samples, backbone, preprocessing, cache_root=cache_root, machine=machine, batch_size=batch_size,
             max_megapixels=max_megapixels, track=track, note=note,
         )  # fmt: skip
-        self._root, self._team, self._ask = cache_root, team, ask
-        self._digest = state_digest(backbone.state_dict())
+        self._team, self._ask = team, ask
 
     def __call__(self, places: Sequence[int], views: Views) -> Features:
         """Give the rows (n, V, D) of the images at `places`; raises as `extract` does, whichever process met the error."""

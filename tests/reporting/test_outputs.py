@@ -34,16 +34,7 @@ from leukemia_cli.reporting.outputs import (
 from leukemia_cli.reporting.row_stores import RowForm
 
 CLASSES = ("ALL", "HTL")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _without_a_disk() -> Iterator[None]:
-    """Wait for no disk: what is flushed shows only after a power cut, and hundreds of files are written here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
-
-
+pytestmark = pytest.mark.usefixtures("without_a_disk")
 TERMS = Terms(
     leuk="1.0", form="csv", run="r-1", run_fingerprint="abc", classes=CLASSES, engine="torch", precision="fp32",
     abstain=True, input_unit=None, max_megapixels=200.0, shard=None,

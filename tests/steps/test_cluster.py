@@ -14,7 +14,7 @@ import pytest
 
 from leukemia_cli.cli.app import run
 from leukemia_cli.errors import MachineError, UsageError
-from leukemia_cli.learning import cluster
+from leukemia_cli.learning import cluster, machine
 from leukemia_cli.learning.cluster import Spread, rows_from_cluster
 from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.steps.train import train
@@ -65,6 +65,16 @@ def test_an_address_is_a_cluster_or_refused() -> None:
     for address in ("", "slurm", "ray://", "http://host", "rays"):
         with pytest.raises(UsageError, match="--cluster"):
             Spread(address=address)
+
+
+def test_a_worker_takes_no_more_cores_than_the_cluster_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_most_cores", None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    seen: list[int] = []
+    cluster._Worker(lambda: seen.append(machine.granted_cores()), 3)
+    assert seen == [3]
+    machine.limit_cores(99)
+    assert machine.granted_cores() == 16
 
 
 def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import resource
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,7 @@ from leukemia_cli.steps.merge import merge
 from leukemia_cli.workspace import sealed, write_json
 
 CLASSES = ("ALL", "HTL")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _without_a_disk() -> Iterator[None]:
-    """Wait for no disk: what is flushed shows only after a power cut, and hundreds of files are written here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda handle: None)
-        yield
-
-
+pytestmark = pytest.mark.usefixtures("without_a_disk")
 TERMS = Terms(
     leuk="1.0", form="csv", run="r-1", run_fingerprint="abc", classes=CLASSES, engine="torch", precision="fp32",
     abstain=True, input_unit=None, max_megapixels=200.0, shard=None,
