@@ -1,8 +1,9 @@
-"""Measure what a step of fine-tuning costs beside a hand-written loop that does the bare step and nothing else.
+"""Measure what a step of fine-tuning costs beside hand-written loops that do the bare step and nothing else.
 
-Both train everything, in one process, on the same device with the same allocator, channels last, batch and optimiser. Ours is
-timed as it runs: it reads and augments images, draws dropout, holds normalisation and minds signals. The loop has its one batch
-in memory. Steps of the two alternate in rounds, so that what else the machine does strikes both.
+`leuk` is timed as it runs: it reads and augments images, draws dropout, holds normalisation and minds signals. `bare loop` is the
+same network, batch, precision and memory layout with its one batch in memory, and torch's AdamW as it comes. `eager` is that loop
+as it is usually written: fp32, torch's own layout, glibc's allocator as it comes. Each round starts each of them as a process of
+its own, in turns, so that what else the machine does strikes all.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -23,10 +28,10 @@ from PIL import Image
 from torch import nn
 
 from leukemia_cli.domain import HeadChoice, Sample
-from leukemia_cli.learning.batches import Augmentation, stack, to_input
+from leukemia_cli.learning.batches import Augmentation
 from leukemia_cli.learning.finetuning import TuneSettings, fine_tune
-from leukemia_cli.learning.fitting import FitSettings, optimiser
-from leukemia_cli.learning.machine import Machine, choose_machine, place
+from leukemia_cli.learning.fitting import FitSettings
+from leukemia_cli.learning.machine import choose_machine, granted_cores
 from leukemia_cli.learning.network import Head, Network, hold_normalisation
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
 
@@ -57,8 +62,9 @@ def network_of(loaded: LoadedBackbone) -> Network:
     return Network(loaded.module, Head(HeadChoice(hidden=(512,), rate=0.2), loaded.spec.feature_width, 2, draws=draws))
 
 
-def ours(name: str, samples: list[Sample], batch: int, precision: Precision, machine: Machine) -> list[float]:
+def ours(name: str, samples: list[Sample], batch: int, precision: Precision, device: str) -> list[float]:
     """Give the seconds of each step but the first."""
+    machine = choose_machine(device, None)
     loaded = load_backbone(name, "none", seed=SEED, fit="squash", input_size_px=None)
     times: list[float] = []
 
@@ -89,24 +95,27 @@ def ours(name: str, samples: list[Sample], batch: int, precision: Precision, mac
     return [after - before for before, after in itertools.pairwise(times)][1:]
 
 
-def bare(name: str, samples: list[Sample], batch: int, precision: Precision, machine: Machine) -> list[float]:
+def loop(name: str, steps: int, batch: int, precision: Precision, device: str, *, eager: bool) -> list[float]:
     """Give the seconds of each step but the first of a loop that does no more than it must."""
+    if eager:
+        torch.set_num_threads(granted_cores())
+    else:
+        choose_machine(device, None)  # keeps freed memory
     loaded = load_backbone(name, "none", seed=SEED, fit="squash", input_size_px=None)
-    network = network_of(loaded)
-    place(network, machine)
-    adam = optimiser(network.parameters(), FitSettings(lr=1e-4))
+    layout = torch.contiguous_format if eager else torch.channels_last
+    network = network_of(loaded).to(device=device, memory_format=layout)
+    adam = torch.optim.AdamW(network.parameters(), lr=1e-4)
     side = loaded.preprocessing.input_size_px
-    rng = np.random.default_rng(SEED)
-    views = stack([rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(batch)], machine.device)
-    inputs = to_input(views, loaded.preprocessing, machine.device)
-    labels = (torch.arange(batch) % 2).to(machine.device)
+    draws = torch.Generator().manual_seed(SEED)
+    images = torch.randn(batch, 3, side, side, generator=draws).to(device=device, memory_format=layout)
+    labels = (torch.arange(batch) % 2).to(device)
     loss_of = nn.CrossEntropyLoss(label_smoothing=0.05)
     network.train()
     hold_normalisation(network.backbone)
     times = [time.perf_counter()]
-    for _ in range(len(samples) // batch):
-        with torch.autocast(machine.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = network(inputs)
+    for _ in range(steps):
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            logits = network(images)
         loss = loss_of(logits.float(), labels)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -117,32 +126,57 @@ def bare(name: str, samples: list[Sample], batch: int, precision: Precision, mac
     return [after - before for before, after in itertools.pairwise(times)][1:]
 
 
+def child(flags: argparse.Namespace, name: str, which: str, precision: str) -> list[float]:
+    """Measure in a process of its own."""
+    line = [sys.executable, __file__, "--child", which, "--backbones", name, "--precisions", precision]
+    line += ["--batch", str(flags.batch), "--steps", str(flags.steps), "--device", flags.device]
+    # The package asks glibc to keep memory where it computes; nothing of that may reach the eager loop.
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+    told: list[float] = json.loads(subprocess.run(line, env=env, check=True, stdout=subprocess.PIPE).stdout)
+    return told
+
+
+def measure(flags: argparse.Namespace) -> list[float]:
+    """Do what one child was asked to."""
+    name, precision = flags.backbones, flags.precisions
+    if flags.child != "leuk":
+        return loop(name, flags.steps, flags.batch, precision, flags.device, eager=flags.child == "eager")
+    with tempfile.TemporaryDirectory() as folder:
+        samples = noise(Path(folder), flags.batch * flags.steps, 256)
+        return ours(name, samples, flags.batch, precision, flags.device)
+
+
 def main() -> None:
     """Print a row for each backbone and precision."""
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--backbones", default="efficientnet-lite0,seresnext50")
     asked.add_argument("--precisions", default="fp32,bf16")
     asked.add_argument("--batch", type=int, default=16)
-    asked.add_argument("--steps", type=int, default=4, help="steps a round, the first of which is not counted")
+    asked.add_argument("--steps", type=int, default=8, help="steps a round, the first of which is not counted")
     asked.add_argument("--rounds", type=int, default=3)
     asked.add_argument("--device", default="cpu")
+    asked.add_argument("--child", choices=["leuk", "bare", "eager"], help=argparse.SUPPRESS)
     flags = asked.parse_args()
-    machine = choose_machine(flags.device, None)
-    print(f"{machine.description}; batch {flags.batch}, {flags.rounds} rounds of {flags.steps - 1} steps, medians\n")
-    print("| backbone | precision | leuk, s a step | bare loop, s a step | ratio |\n| --- | --- | --- | --- | --- |")
-    with tempfile.TemporaryDirectory() as folder:
-        samples = noise(Path(folder), flags.batch * flags.steps, 256)
-        for name in flags.backbones.split(","):
-            for precision in flags.precisions.split(","):
-                told: dict[str, list[float]] = {"ours": [], "bare": []}
-                for _ in range(flags.rounds):
-                    told["ours"] += ours(name, samples, flags.batch, precision, machine)
-                    told["bare"] += bare(name, samples, flags.batch, precision, machine)
-                mine, least = (statistics.median(told[which]) for which in ("ours", "bare"))
-                print(
-                    f"| {name} | {precision}, channels last | {mine:.2f} | {least:.2f} | {mine / least:.2f} |",
-                    flush=True,
-                )
+    if flags.child:
+        print(json.dumps(measure(flags)))
+        return
+    print(f"batch {flags.batch}, {flags.rounds} rounds of {flags.steps - 1} steps, medians\n")
+    print("| backbone | precision | leuk, s a step | bare loop | leuk to bare | eager fp32 | eager to leuk |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    for name in flags.backbones.split(","):
+        precisions = flags.precisions.split(",")
+        told: dict[tuple[str, str], list[float]] = {}
+        for _ in range(flags.rounds):
+            for key in [("eager", "fp32"), *((which, p) for p in precisions for which in ("leuk", "bare"))]:
+                told.setdefault(key, []).extend(child(flags, name, *key))
+        eager = statistics.median(told["eager", "fp32"])
+        for precision in precisions:
+            mine, least = (statistics.median(told[which, precision]) for which in ("leuk", "bare"))
+            print(
+                f"| {name} | {precision} | {mine:.2f} | {least:.2f} | {mine / least:.2f} | {eager:.2f}"
+                f" | {eager / mine:.2f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

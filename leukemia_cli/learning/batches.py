@@ -54,6 +54,7 @@ class Augmentation:
 # Optical-density directions of haematoxylin, eosin and a residual: Ruifrok and Johnston 2001, Anal Quant Cytol Histol 23.
 # Jittering densities along them: Tellez et al. 2018, IEEE TMI 37(9).
 _STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]], dtype=np.float32)
+_DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1.0) / 256.0)
 _UNSTAIN = np.linalg.inv(_STAINS).astype(np.float32)
 
 
@@ -102,9 +103,11 @@ def augmented_view(
         if augmentation.flips and flip:
             view = view[:, ::-1]
         if augmentation.stain or augmentation.light:
-            density = -np.log((view.astype(np.float32) + 1.0) / 256.0)
-            mixed = density @ ((_UNSTAIN * stain.astype(np.float32)) @ _STAINS)
-            view = (256.0 * np.exp(-mixed) * light.astype(np.float32) - 1.0).clip(0, 255).round().astype(np.uint8)
+            lit = np.matmul(_DENSITY[view], (_UNSTAIN * -stain.astype(np.float32)) @ _STAINS)
+            np.exp(lit, out=lit)
+            lit *= 256.0 * light.astype(np.float32)
+            lit -= 1.0
+            view = np.rint(lit.clip(0, 255, out=lit), out=lit).astype(np.uint8)
         if blur > 0.2:
             view = np.asarray(Image.fromarray(np.ascontiguousarray(view)).filter(ImageFilter.GaussianBlur(blur)))
         tiles.append(view)

@@ -9,7 +9,6 @@ Requirements met here:
 from __future__ import annotations
 
 import importlib.metadata
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 from leukemia_cli.errors import MachineError, UsageError, WorkspaceError
 from leukemia_cli.learning.arrays import Features
 from leukemia_cli.learning.batches import Pixels
+from leukemia_cli.learning.machine import cpu_capabilities
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,10 +110,6 @@ class TorchEngine:
 TOLERANCE: Mapping[EnginePrecision, float] = {"fp32": 1e-3, "bf16": 0.05, "fp16": 0.05}
 """Largest difference of a probability to torch fp32 that still verifies; of a novelty, as a share of its threshold. Our
 choice: every label and every decision has to be equal besides."""
-_CPU_FLAGS = (
-    "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile", "amx_bf16",
-    "amx_int8", "amx_fp16", "asimd", "sve", "bf16", "fphp", "asimdhp",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,20 +154,6 @@ class Verified:
         if not float(made.images_per_s) > 0:
             raise ValueError(f"{made.images_per_s} images/s")
         return made
-
-
-def cpu_capabilities() -> str:
-    """Name the instructions of this machine's processor that engines compute with: equal names, equal paths through them."""
-    known: set[str] = set()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in ("flags", "Features"):
-                known = set(value.split())
-                break
-    except OSError:  # no Linux
-        return f"{platform.machine()} {platform.processor()}".strip()
-    return " ".join((platform.machine(), *(flag for flag in _CPU_FLAGS if flag in known)))
 
 
 def version_of(engine: EngineName) -> str | None:

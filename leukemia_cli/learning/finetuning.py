@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,6 @@ from leukemia_cli.learning.fitting import (
     class_weight,
     cross_entropy,
     lr_at,
-    optimiser,
     recall_mean,
 )
 from leukemia_cli.learning.machine import STOPS, Machine, Pending, deferred_signals, memory_errors, place
@@ -91,6 +90,19 @@ class _Progress:
     spent_s: float = 0.0
     best: EpochScore | None = None
     history: tuple[EpochScore, ...] = ()
+
+
+def optimiser(parameters: Iterable[nn.Parameter], settings: FitSettings) -> torch.optim.AdamW:
+    """Give AdamW with decay on matrices and kernels only, not on biases and normalisation; one kernel a tensor."""
+    listed = list(parameters)
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in listed if p.ndim > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for p in listed if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=settings.lr,
+        fused=True,
+    )
 
 
 class _Checkpoint:

@@ -102,19 +102,6 @@ def lr_at(step: int, *, steps: int, warmup: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def optimiser(parameters: Any, settings: FitSettings) -> torch.optim.AdamW:
-    """Give AdamW with decay on matrices and kernels only, not on biases and normalisation."""
-    listed = list(parameters)
-    return torch.optim.AdamW(
-        [
-            {"params": [p for p in listed if p.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in listed if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=settings.lr,
-        foreach=False,  # plain loops: bit-equal whatever the tensors' sizes
-    )
-
-
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Compute on one thread: batches of vectors are too small to share, and threads that wait for each other cost more.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
@@ -166,10 +168,36 @@ def place(module: nn.Module, machine: Machine) -> nn.Module:
     return module.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # torch types no format here
 
 
-def choose_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
-    """Give the precision of training: `auto` is bf16 on a CUDA device that has it, else fp32."""
+_CPU_FLAGS = (
+    "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile", "amx_bf16",
+    "amx_int8", "amx_fp16", "asimd", "sve", "bf16", "fphp", "asimdhp",
+)  # fmt: skip
+_BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def cpu_capabilities() -> str:
+    """Name the instructions of this machine's processor that engines compute with: equal names, equal paths through them."""
+    known: set[str] = set()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("flags", "Features"):
+                known = set(value.split())
+                break
+    except OSError:  # no Linux
+        return f"{platform.machine()} {platform.processor()}".strip()
+    return " ".join((platform.machine(), *(flag for flag in _CPU_FLAGS if flag in known)))
+
+
+def choose_precision(precision: Precision, device: torch.device) -> Precision:
+    """Give the precision of training: `auto` is bf16 on a CUDA device that has it.
+
+    It stays `auto`, to be settled by a trial, on a processor with instructions for bf16, and is fp32 elsewhere.
+    """
     import torch
 
+    if precision == "auto" and device.type == "cpu":
+        return "auto" if _BF16_INSTRUCTIONS & set(cpu_capabilities().split()) else "fp32"
     if precision == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if precision == "fp16" and device.type != "cuda":

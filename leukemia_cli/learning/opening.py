@@ -24,13 +24,12 @@ from leukemia_cli.learning.engines import (
     EnginePrecision,
     Verified,
     check_verified,
-    cpu_capabilities,
     fastest,
     need,
     records_from,
 )
 from leukemia_cli.learning.exported import ENGINES_FILE, Exported, default_file, open_exported, read_exported
-from leukemia_cli.learning.machine import choose_machine, granted_cores
+from leukemia_cli.learning.machine import choose_machine, cpu_capabilities, granted_cores
 from leukemia_cli.workspace import SCHEMA_VERSION, RunFolder, check_schema, is_export, read_json
 
 EngineWanted = EngineName | Literal["auto"] | None

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -55,13 +55,16 @@ from leukemia_cli.learning.fitting import EpochScore, FitSettings, FittingSet, f
 from leukemia_cli.learning.loading import doubt_arrays, restore_head
 from leukemia_cli.learning.machine import Machine
 from leukemia_cli.learning.network import Head, Network, prefixed, unprefixed
+from leukemia_cli.learning.precision_trial import try_precisions, worth_trying
 from leukemia_cli.learning.reading import Bags, Reading, fit_reading, strangeness
 from leukemia_cli.learning.selection import Diary, Fit, Holdout, Selection, Trial, choose, inner_holdouts, left_out
 from leukemia_cli.learning.sharing import SharedRows, Wanted
 from leukemia_cli.learning.svm import Kernels, Svm
 from leukemia_cli.learning.weights import LoadedBackbone
+from leukemia_cli.workspace import read_json, write_json
 
 INNER_FOLDS = 4
+PRECISION_FILE = "precision.json"
 LEFT_OUT = "groups of training left out in turn for what is novel alone"
 FEATURE_BATCH = 16
 """Most images through a frozen backbone at once: larger batches gain nothing on a CPU and little on a GPU."""
@@ -109,7 +112,8 @@ class TrainPlan:
     """The fit of heads on frozen features: `fit` itself with `--tune head`, its defaults before fine-tuning."""
     augmentation: Augmentation | None
     views: int
-    precision: str
+    precision: Literal["fp32", "bf16", "fp16", "auto"]
+    """Of fine-tuning; `auto` is settled by a trial before the first step of it, where one can pay."""
     checkpoint_every_s: float
     max_megapixels: float
     seed: int
@@ -183,6 +187,8 @@ class Trainer:
     ) -> None:
         self.manifest, self.loaded, self.recipe, self.plan = manifest, loaded, recipe, plan
         self.team = team
+        self.precision_trial: dict[str, Any] | None = None
+        """What settled the precision of fine-tuning, where a trial did."""
         self._moved: torch.nn.Module | None = None
         """The backbone that was fine-tuned last, the same on every process."""
         self.machine, self.track, self.note = machine, track, note
@@ -196,6 +202,8 @@ class Trainer:
         self.as_photographed: Rows = self.frozen
         if self.spec.remedies.hide_origin:
             self.as_photographed = self._rows_by(loaded.module, self.spec.as_photographed)
+        if plan.precision == "auto" and checkpoints is not None and (checkpoints / PRECISION_FILE).exists():
+            self._take_precision(read_json(checkpoints / PRECISION_FILE, "precision"))  # before the interruption
 
     # ------------------------------------------------------------------------------------------------- members
 
@@ -275,7 +283,14 @@ class Trainer:
             validation=validation,
         )
         # The head is fitted on the frozen features first, then both move: Kumar et al. 2022, arXiv 2202.10054.
-        order = {"do": "tune", "train": part.train, "val": part.val, "choice": asdict(choice)}
+        self._settle_precision(first.head, part)
+        order = {
+            "do": "tune",
+            "train": part.train,
+            "val": part.val,
+            "choice": asdict(choice),
+            "precision": self.plan.precision,
+        }
         self.team.order(order, prefixed("", first.head.state_dict()))
         network, tuned = self._fine_tuned(first.head, part, state)
         moved = self._features([*part.train, *part.val, *part.calib], Views(), network.backbone)
@@ -299,14 +314,7 @@ class Trainer:
             (val, self.labels[list(part.val)]) if val else None,
             self.spec,
             self.plan.fit,
-            TuneSettings(
-                tune=self.recipe.tune,
-                precision=self.plan.precision,
-                augmentation=self.plan.augmentation,
-                hold_normalisation=not self.loaded.spec.is_random,
-                checkpoint_every_s=self.plan.checkpoint_every_s,
-                max_megapixels=self.plan.max_megapixels,
-            ),
+            self._tune_settings(),
             last_stage=self.loaded.last_stage,
             class_count=self.class_count,
             seed=self.plan.seed,
@@ -320,6 +328,44 @@ class Trainer:
         self._moved = network.backbone
         return network, tuned
 
+    def _tune_settings(self) -> TuneSettings:
+        return TuneSettings(
+            tune=self.recipe.tune,
+            precision=self.plan.precision,
+            augmentation=self.plan.augmentation,
+            hold_normalisation=not self.loaded.spec.is_random,
+            checkpoint_every_s=self.plan.checkpoint_every_s,
+            max_megapixels=self.plan.max_megapixels,
+        )
+
+    def _settle_precision(self, head: Head, part: Part) -> None:
+        """Put a precision in the place of `auto`: what a trial on this member finds, fp32 where none can pay."""
+        if self.plan.precision != "auto":
+            return
+        settled: dict[str, Any] = {"taken": "fp32", "trial": None}
+        if worth_trying(len(part.train), self.plan.fit):
+            trial = try_precisions(
+                Network(copy.deepcopy(self.loaded.module), head),
+                (self._samples(part.train), self.labels[list(part.train)]),
+                self.spec,
+                self.plan.fit,
+                self._tune_settings(),
+                last_stage=self.loaded.last_stage,
+                class_count=self.class_count,
+                seed=self.plan.seed,
+                machine=self.machine,
+                resume_hint=self.resume_hint,
+            )
+            self.note(str(trial))
+            settled = {"taken": trial.taken, "trial": trial.as_json()}
+        if self.checkpoints is not None:
+            write_json(self.checkpoints / PRECISION_FILE, settled)
+        self._take_precision(settled)
+
+    def _take_precision(self, settled: dict[str, Any]) -> None:
+        self.plan = replace(self.plan, precision=settled["taken"])
+        self.precision_trial = settled["trial"]
+
     def follow(self) -> dict[str, Any]:
         """Carry out the leader's orders until the one to leave, and give that one."""
         while True:
@@ -330,6 +376,7 @@ class Trainer:
                 choice = HeadChoice(**{**order["choice"], "hidden": tuple(order["choice"]["hidden"])})
                 head = Head(choice, self.loaded.spec.feature_width, self.class_count)
                 head.load_state_dict(tensors)
+                self.plan = replace(self.plan, precision=order["precision"])
                 self._fine_tuned(head, Part(fold=None, train=order["train"], val=order["val"], calib=()), None)
                 continue
             try:

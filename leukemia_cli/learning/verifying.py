@@ -15,8 +15,8 @@ from leukemia_cli.learning.arrays import Labels, Marks, Scores
 from leukemia_cli.learning.batches import Look, Pixels, in_threads, look_at, read_sample
 from leukemia_cli.learning.classifier import Classifier
 from leukemia_cli.learning.doubt import Thresholds, doubted
-from leukemia_cli.learning.engines import TOLERANCE, Verified, cpu_capabilities, version_of
-from leukemia_cli.learning.machine import memory_errors
+from leukemia_cli.learning.engines import TOLERANCE, Verified, version_of
+from leukemia_cli.learning.machine import cpu_capabilities, memory_errors
 from leukemia_cli.learning.reading import BagFound, BagSeen, read_bag, see_cells
 
 LEAST_VIEWS = 200

@@ -21,6 +21,7 @@ from leukemia_cli.domain import HeadChoice, SvmChoice
 from leukemia_cli.errors import MachineError
 from leukemia_cli.learning import fitting
 from leukemia_cli.learning.classifier import Member
+from leukemia_cli.learning.finetuning import optimiser
 from leukemia_cli.learning.fitting import (
     Descent,
     EpochScore,
@@ -31,7 +32,6 @@ from leukemia_cli.learning.fitting import (
     cross_entropy,
     fit_head,
     lr_at,
-    optimiser,
     recall_mean,
     smooth_targets,
 )

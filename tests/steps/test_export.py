@@ -20,11 +20,11 @@ import pytest
 from leukemia_cli.domain import Remedies
 from leukemia_cli.errors import LeukError, MachineError, UsageError, WorkspaceError
 from leukemia_cli.learning import graphs
-from leukemia_cli.learning.engines import Verified, cpu_capabilities, version_of
+from leukemia_cli.learning.engines import Verified, version_of
 from leukemia_cli.learning.exported import FACTS_FILE, read_exported, read_exported_run
 from leukemia_cli.learning.exporting import graph_parts
 from leukemia_cli.learning.loading import load_classifier
-from leukemia_cli.learning.machine import choose_machine
+from leukemia_cli.learning.machine import choose_machine, cpu_capabilities
 from leukemia_cli.learning.opening import verified_for
 from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.reporting.findings import Finding
