@@ -105,9 +105,16 @@ def load_backbone(name: str, weights: str, *, seed: int, fit: Fit, input_size_px
 
 def rebuild_backbone(spec: BackboneSpec, state: Mapping[str, Tensor]) -> nn.Module:
     """Build the network of a stored run and give it its stored values; raises ValueError where they do not fit."""
-    module = build_module(spec.timm_name)
+    with torch.device("meta"):  # nothing is drawn for weights that are replaced at once: seconds, for a large network
+        module = build_module(spec.timm_name)
+    if not {name for name, _ in module.named_buffers()} <= state.keys():
+        module = build_module(spec.timm_name)  # some of its buffers are computed as it is built, and stored nowhere
+    wanted = module.state_dict()
+    other = [name for name, tensor in state.items() if name in wanted and tensor.dtype != wanted[name].dtype]
+    if other:
+        raise ValueError(f"stored weights are of another type than {spec.timm_name} has: {other[0]}")
     try:
-        module.load_state_dict(dict(state), strict=True)
+        module.load_state_dict(dict(state), strict=True, assign=True)
     except RuntimeError as error:
         raise ValueError(f"stored weights do not fit {spec.timm_name}: {error}") from error
     return module.eval()

@@ -262,6 +262,25 @@ def test_a_stored_network_is_rebuilt_without_table_or_hub_and_refuses_other_valu
         rebuild_backbone(loaded.spec, state)
 
 
+@pytest.mark.parametrize("name", ["timm:test_vit_relpos", "timm:test_maxvit", "timm:test_efficientnet"])
+def test_a_network_built_again_computes_what_it_did(name: str) -> None:
+    loaded = load("none", name, None)
+    again = rebuild_backbone(loaded.spec, {key: value.clone() for key, value in loaded.module.state_dict().items()})
+    images = torch.rand(2, 3, *[loaded.preprocessing.input_size_px] * 2, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(again(images), loaded.module.eval()(images))
+    assert not {tensor.device.type for tensor in (*again.parameters(), *again.buffers())} - {"cpu"}
+
+
+def test_weights_of_another_type_are_refused() -> None:
+    loaded = load("none")
+    state = {
+        key: value.half() if value.is_floating_point() else value for key, value in loaded.module.state_dict().items()
+    }
+    with pytest.raises(ValueError, match="of another type"):
+        rebuild_backbone(loaded.spec, state)
+
+
 def test_every_failure_names_two_lines() -> None:
     with pytest.raises(LeukError) as caught:
         load("autp")
