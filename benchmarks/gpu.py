@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from classify_speed import SMALL, draw, leuk, wall
+
+from leukemia_cli.catalog import BACKBONES
 
 FEW = 64
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -79,8 +80,49 @@ def minimal_training(name: str, device: str, precision: str, batch: int, steps: 
     return batch * steps / (time.perf_counter() - began)
 
 
+def classified_rate(work: Path, run: str, place: list[str], batch: int, images: int) -> float:
+    """Give images a second of `leuk classify`: all images less few, the lesser of two runs each."""
+    seconds = []
+    for name in ("all", "few"):
+        line = leuk(
+            "classify", str(work / name), "--run", run, "--format", "jsonl", "--output", str(work / "rows.jsonl")
+        )
+        line += [*place, "--batch-size", str(batch), "--quiet"]
+        seconds.append(min(wall(line, dict(os.environ)) for _ in range(2)))
+    return (images - FEW) / (seconds[0] - seconds[1])
+
+
+def trained_rate(work: Path, backbone: str, place: list[str], batch: int) -> float:
+    """Give training images a second of `leuk train --tune all`: three epochs less one."""
+    told, seconds = work / "told.json", []
+    for epochs in (1, 3):
+        line = leuk("train", "--backbone", backbone, "--variant", "base", "--weights", "none", "--tune", "all", *place)
+        line += ["--precision", "bf16", "--batch-size", str(batch), "--epochs", str(epochs), "--patience", "9"]
+        seconds.append(wall([*line, "--json", "--quiet"], dict(os.environ), told))
+    workspace = Path(place[place.index("--workspace") + 1])
+    run = json.loads(told.read_text())["run"]
+    images = json.loads((workspace / "runs" / run / "run.json").read_text())["training_images"]
+    return 2 * images / (seconds[1] - seconds[0])
+
+
+def row(work: Path, backbone: str, given: argparse.Namespace) -> str:
+    """Measure one backbone, and give its row of the table."""
+    name, size = BACKBONES[backbone].timm_name, given.batch_size
+    rates = [bare(name, given.device, precision, size, given.steps) for precision in PRECISIONS]
+    place = ["--workspace", str(work / backbone), "--device", given.device]
+    env, told = dict(os.environ), work / "told.json"
+    wall(leuk("prepare", str(work / "drawn"), "--task", "five-class", "--quiet", *place[:2]), env)
+    line = leuk("train", "--backbone", backbone, "--variant", "base", "--weights", "none", *place)
+    wall([*line, "--json", "--quiet"], env, told)
+    ours = classified_rate(work, json.loads(told.read_text())["run"], place, size, given.images)
+    least = minimal_training(name, given.device, "bf16", size, given.steps)
+    train = trained_rate(work, backbone, place, size)
+    cells = [*(f"{rate:.0f}" for rate in (*rates, ours)), f"{ours / rates[0]:.2f}", f"{least:.0f}", f"{train:.0f}"]
+    return f"| {backbone} | {' | '.join(cells)} | {train / least:.2f} |"
+
+
 def main() -> None:
-    """Print Markdown tables with the device's name."""
+    """Print a Markdown table with the device's name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["efficientnet-lite0", "seresnext50", "senet"])
     parser.add_argument("--images", type=int, default=4000)
@@ -92,97 +134,19 @@ def main() -> None:
 
     if not torch.cuda.is_available():
         raise SystemExit("no CUDA device here: nothing was measured")
-    from leukemia_cli.catalog import BACKBONES
-
-    print(
-        f"{torch.cuda.get_device_name(given.device)}, torch {torch.__version__}, {len(os.sched_getaffinity(0))} cores\n"
-    )
-    env, size = dict(os.environ), given.batch_size
+    cores = len(os.sched_getaffinity(0))
+    print(f"{torch.cuda.get_device_name(given.device)}, torch {torch.__version__}, {cores} cores\n")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        for name, count in (("all", given.images), ("few", FEW)):
-            draw(work / name / "any", count, SMALL)
-        wall(leuk("sample-images", str(work / "drawn"), "--patients", "12", "--quiet"), env)
-        columns = (
-            "bare fp32|bf16|fp16|leuk classify|of bare fp32|least training loop, bf16|leuk train, bf16|of the least"
+        draw(work / "all" / "any", given.images, SMALL)
+        draw(work / "few" / "any", FEW, SMALL)
+        wall(leuk("sample-images", str(work / "drawn"), "--patients", "12", "--quiet"), dict(os.environ))
+        print(
+            "| backbone | bare fp32 | bf16 | fp16 | leuk classify | of bare fp32 | least training loop, bf16 |", end=""
         )
-        print(f"| backbone | {' | '.join(columns.split('|'))} |")
-        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
+        print(" leuk train, bf16 | of the least |\n|" + " --- |" + " ---: |" * 8, flush=True)
         for backbone in given.backbones:
-            entry = BACKBONES[backbone]
-            rates = [bare(entry.timm_name, given.device, p, size, given.steps) for p in PRECISIONS]
-            place = ["--workspace", str(work / backbone), "--device", given.device]
-            wall(
-                leuk(
-                    "prepare",
-                    str(work / "drawn"),
-                    "--task",
-                    "five-class",
-                    "--quiet",
-                    "--workspace",
-                    str(work / backbone),
-                ),
-                env,
-            )
-            told = work / "told.json"
-            wall(
-                leuk(
-                    "train",
-                    "--backbone",
-                    backbone,
-                    "--variant",
-                    "base",
-                    "--weights",
-                    "none",
-                    *place,
-                    "--json",
-                    "--quiet",
-                ),
-                env,
-                told,
-            )
-            run = json.loads(told.read_text())["run"]
-            seconds = []
-            for name in ("all", "few"):
-                out = str(work / "rows.jsonl")
-                line = leuk(
-                    "classify", str(work / name), "--run", run, "--format", "jsonl", "--output", out, *place, "--quiet"
-                )
-                seconds.append(min(wall([*line, "--batch-size", str(size)], env) for _ in range(2)))
-            ours = (given.images - FEW) / (seconds[0] - seconds[1])
-            least = minimal_training(entry.timm_name, given.device, "bf16", size, given.steps)
-            line = leuk(
-                "train",
-                "--backbone",
-                backbone,
-                "--variant",
-                "base",
-                "--weights",
-                "none",
-                "--tune",
-                "all",
-                *place,
-                "--json",
-            )
-            epochs = []
-            for many in (1, 3):
-                more = ["--precision", "bf16", "--batch-size", str(size), "--epochs", str(many), "--patience", "9"]
-                epochs.append(wall([*line, *more, "--quiet"], env, told))
-            facts = json.loads(told.read_text())
-            images = (
-                facts.get("training_images")
-                or json.loads((work / backbone / "runs" / facts["run"] / "run.json").read_text())["training_images"]
-            )
-            train = 2 * images / (epochs[1] - epochs[0])
-            print(
-                f"| {backbone} | {rates[0]:.0f} | {rates[1]:.0f} | {rates[2]:.0f} | {ours:.0f} | {ours / rates[0]:.2f}"
-                f" | {least:.0f} | {train:.0f} | {train / least:.2f} |",
-                flush=True,
-            )
-    free = subprocess.run(
-        ["nvidia-smi", "--query-gpu=memory.used", "--format=csv"], capture_output=True, text=True, check=False
-    )
-    print(f"\n{free.stdout.strip()}")
+            print(row(work, backbone, given), flush=True)
 
 
 if __name__ == "__main__":

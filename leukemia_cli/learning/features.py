@@ -229,7 +229,7 @@ def extract(
         return [(sample.sha256, k) for _, k in wanted], made, unmeasured
 
     todo: Iterable[Sample] = track(missing.values(), total=len(missing), label="features")
-    ahead = max(2, 2 * machine.workers)
+    ahead = max(2 * machine.workers, IMAGES_PER_PART)  # the next part is read while this one is computed
     for part in batched(in_threads(view, todo, machine.workers, ahead), IMAGES_PER_PART):
         names = [name for sample_names, _, _ in part for name in sample_names]
         made = [pixels for _, sample_views, _ in part for pixels in sample_views]
