@@ -26,10 +26,10 @@ demo: $(STAMP) ## run the main job on the drawn sample images, end to end
 	@PATH="$(abspath $(BIN)):$$PATH" bash docs/demo.sh
 
 test: $(STAMP) ## run the tests, all but the slow ones
-	@$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow'
 
-slow: $(STAMP) ## run the slow tests: a cluster, several processes, kills, a thousand real images
-	@$(BIN)/python -m pytest -n auto --dist loadfile -m slow
+slow: $(STAMP) ## run the slow tests: a cluster, several processes, kills, the README in a shell, a thousand real images
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m slow
 
 check: $(STAMP) ## format, lint, types, import contracts, generated docs
 	$(BIN)/ruff format --check .

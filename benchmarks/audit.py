@@ -25,7 +25,9 @@ from PIL import Image
 
 from leukemia_cli.data.splits import deal_folds
 from leukemia_cli.judging.shortcuts import LEVEL, confounding, likely_mislabelled, probes
-from leukemia_cli.reporting.audit import AuditImages, audit_document, audit_lines, audit_page, measured
+from leukemia_cli.reporting.audit import audit_document, audit_lines
+from leukemia_cli.reporting.audit_images import AuditImages, measured
+from leukemia_cli.reporting.audit_page import audit_page
 from leukemia_cli.vision import traits as traits_module
 from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.traits import Traits, jpeg_quality, measure

@@ -23,7 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from results import BACKBONE, LEUKAEMIC, MATURE, SEED, Bench, counts, shown, table
 
-from leukemia_cli.workspace import write_text
+from leukemia_cli.workspace.files import write_text
 
 PARTITIONS = {
     "A1 + H1 | A3 + H3": {"A1": 0, "H1": 0, "A3": 1, "H3": 1},

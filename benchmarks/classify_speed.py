@@ -116,7 +116,7 @@ def bare(run: str, engine: str, precision: str, count: int) -> None:
     import numpy as np
 
     from leukemia_cli.steps.classify import ClassifySettings, open_classifier
-    from leukemia_cli.workspace import read_run_folder
+    from leukemia_cli.workspace.runs import read_run_folder
 
     settings = ClassifySettings(engine=engine, precision=precision, batch_size=BATCH)
     classifier = open_classifier(read_run_folder(Path(run)), settings)

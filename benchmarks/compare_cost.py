@@ -25,7 +25,7 @@ from leukemia_cli.data.splits import deal_folds
 from leukemia_cli.domain import Manifest, Sample
 from leukemia_cli.learning.batches import Augmentation
 from leukemia_cli.learning.comparing import Job, Table, job_of, run_cells
-from leukemia_cli.learning.features import Features, FrozenRows, Views
+from leukemia_cli.learning.features import Features, FrozenRows, Means, Views
 from leukemia_cli.learning.machine import Machine, choose_machine, granted_cores
 from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of
 from leukemia_cli.learning.training import FEATURE_BATCH
@@ -62,10 +62,7 @@ def rows_of(samples: Sequence[Sample], loaded: LoadedBackbone, machine: Machine,
         samples,
         loaded.module,
         loaded.preprocessing,
-        cache_root=folder,
-        machine=machine,
-        batch_size=FEATURE_BATCH,
-        max_megapixels=200.0,
+        Means(machine=machine, cache_root=folder, batch_size=FEATURE_BATCH, max_megapixels=200.0),
     )
 
 

@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from leukemia_cli.data.duplicates import NearPair, capture_bursts, clusters, find_near
+from leukemia_cli.data.duplicates import capture_bursts, clusters, find_near
+from leukemia_cli.data.likeness import NearPair
 from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.drawing import KINDS, draw_field, draw_patient
 from leukemia_cli.vision.fingerprints import RECORD, Fingerprint, capture_facts, describe, packed

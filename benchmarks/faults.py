@@ -346,7 +346,8 @@ class Bench:
         from leukemia_cli.data.manifest import read_manifest
         from leukemia_cli.errors import LeukError
         from leukemia_cli.learning.machine import choose_machine
-        from leukemia_cli.workspace import Workspace, list_runs
+        from leukemia_cli.workspace.folders import Workspace
+        from leukemia_cli.workspace.runs import list_runs
 
         if not (root / "workspace.json").exists():
             return None if command.start == "empty" else "the workspace is gone"
@@ -391,7 +392,8 @@ class Bench:
 
     def mended(self, command: Command, root: Path) -> str | None:
         """Go on after a fault as the hints say; say what is wrong with the result, None where nothing is."""
-        from leukemia_cli.workspace import Workspace, list_runs
+        from leukemia_cli.workspace.folders import Workspace
+        from leukemia_cli.workspace.runs import list_runs
 
         words = self.words(command, root)
         waiting = [run for run in list_runs(Workspace(root))[0] if not run.finished] if command.resumes else []
@@ -609,7 +611,8 @@ def read_only(bench: Bench) -> Tally:
 def side_by_side(bench: Bench, processes: int = 6) -> Tally:
     """Train in one workspace by several processes at once, half of them under one name."""
     from leukemia_cli.learning.machine import choose_machine
-    from leukemia_cli.workspace import Workspace, list_runs
+    from leukemia_cli.workspace.folders import Workspace
+    from leukemia_cli.workspace.runs import list_runs
 
     tally = Tally(title=f"{processes} array tasks training in one workspace")
     root = bench.fresh("prepared")

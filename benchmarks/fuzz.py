@@ -364,7 +364,8 @@ def target_classify(case: Case) -> str:
 def target_manifest(case: Case) -> str:
     """Read a damaged manifest; one whose checksums still fit may be taken, and no other."""
     from leukemia_cli.data.manifest import read_manifest
-    from leukemia_cli.workspace import Workspace, write_json
+    from leukemia_cli.workspace.documents import write_json
+    from leukemia_cli.workspace.folders import Workspace
 
     root = case.workspace()
     table, facts = root / "manifest" / "manifest.csv", root / "manifest" / "manifest.json"
@@ -389,7 +390,7 @@ def target_manifest(case: Case) -> str:
 
 
 def _resealed(stored: Any) -> Any:
-    from leukemia_cli.workspace import sealed
+    from leukemia_cli.workspace.documents import sealed
 
     if not isinstance(stored, dict):
         return stored
@@ -581,7 +582,7 @@ def _used(case: Case, root: Path, *, must_be_same: bool) -> str:
 
 def target_tensors(case: Case) -> str:
     """Use a run whose tensor files are damaged, with the old checksum or with one that fits the damage."""
-    from leukemia_cli.workspace import write_json
+    from leukemia_cli.workspace.documents import write_json
 
     root = case.workspace()
     folder = root / "runs" / RUN

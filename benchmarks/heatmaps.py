@@ -31,7 +31,8 @@ from leukemia_cli.learning.heatmaps import faithfulness, heatmap
 from leukemia_cli.learning.loading import load_classifier
 from leukemia_cli.learning.machine import choose_machine
 from leukemia_cli.vision.overlays import heatmap_name, overlay, png_bytes
-from leukemia_cli.workspace import find_run, open_workspace
+from leukemia_cli.workspace.folders import open_workspace
+from leukemia_cli.workspace.runs import find_run
 
 SEED, RESAMPLES, FOLDS = 0, 2000, (2, 3, 4)
 BLASTS = """name: blast-or-mature

@@ -24,13 +24,15 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from leukemia_cli.data.datasets import Candidate, Gathered
+from leukemia_cli.data import ties
+from leukemia_cli.data.candidates import Candidate, Gathered
 from leukemia_cli.steps import prepare as step
+from leukemia_cli.vision import survey
 from leukemia_cli.vision.drawing import KINDS, draw_field, draw_patient
 from leukemia_cli.vision.fingerprints import RECORD, THUMBNAIL_PX, describe
 from leukemia_cli.vision.traits import measure
 from leukemia_cli.vision.traits import packed as pack_traits
-from leukemia_cli.workspace import open_workspace
+from leukemia_cli.workspace.folders import open_workspace
 
 SEED, PORTION, GROUP = 11, 500, 20
 DISCS, FIELDS = 14, 200
@@ -94,12 +96,12 @@ def made_looks(count: int, copies: float) -> Iterator[Any]:
     for prints in made_prints(count, copies):
         random = np.random.default_rng([SEED, number, 1])
         for row in range(len(prints)):
-            facts = np.array([(f"{number:064x}", f"{number:032x}", 2592, 1944)], dtype=step.FACTS)
+            facts = np.array([(f"{number:064x}", f"{number:032x}", 2592, 1944)], dtype=survey.FACTS)
             mine = traits.copy()
             for name in ("colour", "background", "border", "corners"):
                 mine[name] += random.normal(0, 0.05, mine[name].shape).astype(np.float32)
             mine["bodies"] = random.integers(0, 40)
-            yield step._Look(facts=facts, traits=mine, print=prints[row : row + 1], taken=None, camera="")
+            yield survey.Look(facts=facts, traits=mine, print=prints[row : row + 1], taken=None, camera="")
             number += 1
 
 
@@ -141,11 +143,11 @@ def measured(count: int, copies: float, scratch: Path | None, *, find: bool = Tr
         print(f"near copies: {spent['near']:.0f} s, {peaks['near']:.0f} MiB", file=sys.stderr, flush=True)
         return found
 
-    find_near = step.find_near
+    find_near = ties.find_near
     with (
         tempfile.TemporaryDirectory(dir=scratch) as root,
-        mock.patch.object(step, "decode_each", looks),
-        mock.patch.object(step, "find_near", near),
+        mock.patch.object(survey, "decode_each", looks),
+        mock.patch.object(ties, "find_near", near),
         mock.patch.object(step, "gather", lambda *_: gathered.pop()),
         mock.patch.object(step, "read_sources", lambda *_: ((), None)),
     ):

@@ -31,7 +31,8 @@ from leukemia_cli.judging.evaluation import judge
 from leukemia_cli.judging.predictions import Predictions
 from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.marks import find_marks, mask_marks
-from leukemia_cli.workspace import open_workspace, write_text
+from leukemia_cli.workspace.files import write_text
+from leukemia_cli.workspace.folders import open_workspace
 
 BACKBONE = "efficientnet-lite0"
 VARIANTS = "base,svm"

@@ -33,7 +33,8 @@ from leukemia_cli.domain import Manifest
 from leukemia_cli.judging.evaluation import judge
 from leukemia_cli.judging.predictions import Predictions
 from leukemia_cli.learning.machine import granted_cores
-from leukemia_cli.workspace import open_workspace, write_text
+from leukemia_cli.workspace.files import write_text
+from leukemia_cli.workspace.folders import open_workspace
 
 BACKBONE = "efficientnet-lite0"
 VARIANTS = ("base", "svm", "hidden", "dropout")

@@ -72,7 +72,8 @@ if TYPE_CHECKING:
     from leukemia_cli.steps.prepare import PrepareSettings, prepare
     from leukemia_cli.steps.report import report
     from leukemia_cli.steps.train import resume, train
-    from leukemia_cli.workspace import find_run, open_workspace
+    from leukemia_cli.workspace.folders import open_workspace
+    from leukemia_cli.workspace.runs import find_run
 else:
     _HOMES = {
         "Bar": "judging.bars",
@@ -98,11 +99,11 @@ else:
         "export": "steps.export",
         "extract_features": "steps.extract_features",
         "find_cells_in": "steps.cells",
-        "find_run": "workspace",
+        "find_run": "workspace.runs",
         "fit_svm": "steps.fit_svm",
         "merge": "steps.merge",
         "open_classifier": "steps.classify",
-        "open_workspace": "workspace",
+        "open_workspace": "workspace.folders",
         "plan_comparison": "steps.compare",
         "prepare": "steps.prepare",
         "read_manifest": "data.manifest",

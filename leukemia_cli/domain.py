@@ -86,6 +86,11 @@ class Task:
             return f"{self.name} ({listed})"
         return f"{self.name} ({len(self.classes)} of {self.whole} classes: {listed})"
 
+    def indices(self, labels: Iterable[str]) -> list[int]:
+        """Give the place of each label among the classes; raises KeyError for one that is none of them."""
+        order = {name: i for i, name in enumerate(self.classes)}
+        return [order[label] for label in labels]
+
     def as_json(self) -> dict[str, Any]:
         """Give every field as JSON types."""
         return {
@@ -139,6 +144,27 @@ class Sample:
     def inseparable(self) -> str:
         """Give what is dealt whole: the group, or the bundle of groups that near copies tie together."""
         return self.bundle or self.group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spot:
+    """A cell that was found in a photograph: its nucleus's centroid and radius, px."""
+
+    x: float
+    y: float
+    radius: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crop:
+    """A cell with the file that shows it; without a spot and a file the image itself is the picture of one cell."""
+
+    spot: Spot | None
+    file: str | None
+    """Relative to the folder of the manifest."""
+    sha256: str
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from PIL import Image
 from leukemia_cli.catalog import TASKS
 from leukemia_cli.data.manifest import make_manifest, write_manifest
 from leukemia_cli.domain import Manifest, Sample, Task
-from leukemia_cli.workspace import Workspace, open_workspace
+from leukemia_cli.workspace.folders import Workspace, open_workspace
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,6 +32,27 @@ def pytest_configure(config: pytest.Config) -> None:
         granted = sorted(os.sched_getaffinity(0))
         place = random.randrange(len(granted)) if worker is None else int(worker.removeprefix("gw"))
         os.sched_setaffinity(0, {granted[place % len(granted)]})
+
+
+# The files that take longest, longest first: begun last, one of them would keep one process busy while all others wait.
+LONGEST = (
+    "test_training_interrupted.py", "test_cell_runs.py", "test_compare.py", "test_export.py", "test_docs.py",
+    "test_json_contract.py", "test_classify_command.py", "test_catalogue.py", "test_exit_codes.py", "test_finetuning.py",
+    "test_prepare.py", "test_classify_interrupted.py", "test_drawing.py", "test_compare_and_report_commands.py",
+    "test_audit_page.py", "test_doubt_on_real_images.py",
+)  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark `real` every test that takes `real_images`, before `-m` chooses among them; put the longest files first."""
+    for item in items:
+        if "real_images" in getattr(item, "fixturenames", ()):
+            item.add_marker("real")
+    gone = set(LONGEST) - {path.name for path in Path(__file__).parent.rglob("test_*.py")}
+    if gone:
+        raise pytest.UsageError(f"LONGEST in tests/conftest.py names files that are not there: {sorted(gone)}")
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 # How fast examples are drawn is the machine's affair: on a busy one it says nothing about the code.
@@ -114,6 +135,22 @@ def make_lab() -> MakeLab:
         return Lab(workspace=workspace, manifest=manifest, pictures=root / "pictures")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Callable[[str], Path]:
+    """Give a function that gives a folder of the real images, absolute, and skips the test where there is none."""
+
+    def folder(name: str) -> Path:
+        root = os.environ.get("LEUK_TEST_DATA")
+        if not root:
+            pytest.skip("LEUK_TEST_DATA is not set: it names the folder of the real images")
+        place = Path(root, name).absolute()
+        if not place.is_dir():
+            pytest.skip(f"LEUK_TEST_DATA, {root}, has no folder {name}")
+        return place
+
+    return folder
 
 
 @pytest.fixture(scope="module")

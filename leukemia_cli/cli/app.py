@@ -29,19 +29,10 @@ from leukemia_cli.cli.options import Shared, with_shared
 from leukemia_cli.data.shards import read_shard
 from leukemia_cli.domain import Manifest, counted
 from leukemia_cli.errors import Interrupted, LeukError, MachineError, UsageError
-from leukemia_cli.workspace import (
-    RunFolder,
-    Workspace,
-    check_run_name,
-    disk_errors,
-    find_run,
-    is_export,
-    open_workspace,
-    read_json,
-    run_at,
-    validation_score,
-    workspace_for,
-)
+from leukemia_cli.workspace.documents import read_json
+from leukemia_cli.workspace.files import disk_errors
+from leukemia_cli.workspace.folders import Workspace, open_workspace, workspace_for
+from leukemia_cli.workspace.runs import RunFolder, check_run_name, find_run, is_export, run_at, validation_score
 
 if TYPE_CHECKING:
     from leukemia_cli.judging.bars import Bar
@@ -405,7 +396,8 @@ def train(
     ] = 4,
     augment: Annotated[bool, typer.Option(help="Turn, flip, scale, stain and blur training views.")] = True,
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Of fine-tuning; auto is bf16 on a GPU that has it.")
+        Literal["auto", "fp32", "bf16", "fp16"],
+        typer.Option(help="Of fine-tuning; auto is bf16 on a GPU that has it, or where a trial here gains by it."),
     ] = "auto",
     fit: Annotated[
         Literal["squash", "crop", "pad"],
@@ -859,12 +851,8 @@ def compare(
     if shared.console.as_json:
         shared.console.document(document)
         return
-    from leukemia_cli.reporting.comparison import (
-        comparison_finding,
-        comparison_notes,
-        comparison_rows,
-        comparison_warnings,
-    )
+    from leukemia_cli.reporting.comparison_text import comparison_notes, comparison_rows
+    from leukemia_cli.reporting.comparison_words import comparison_finding, comparison_warnings
 
     for line in comparison_warnings(done.document):
         shared.console.note(f"warning: {line}")
@@ -907,7 +895,16 @@ def classify(
         Literal["table", "csv", "jsonl", "json", "parquet"] | None,
         typer.Option("--format", help="Default: table on a terminal, csv elsewhere. Parquet needs --output."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|FOLDER/", help="Write to this instead of stdout; with a / at its end, Parquet in parts."
+        ),
+    ] = None,
+    rows_per_part: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Make --output a folder of parts of N rows (default with a /: 100000)."),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N|slurm", help="Only every N-th input from the I-th; slurm: of this array's task."),
@@ -956,6 +953,11 @@ def classify(
     console = shared.console
     if console.as_json and form not in (None, "json") and output is None:
         raise UsageError(f"--json and --format {form} exclude each other", "Name one of them, or add --output FILE")
+    from leukemia_cli.reporting.outputs import read_output
+
+    place, rows_per_part = (None, rows_per_part) if output is None else read_output(output, rows_per_part)
+    if form is None and rows_per_part is not None:
+        form = "parquet"
     if form is None:
         form = "json" if console.as_json else "table" if sys.stdout.isatty() and output is None else "csv"
     part = None if shard is None else read_shard(shard, os.environ)
@@ -977,7 +979,8 @@ def classify(
         settings,
         steps.Delivery(
             form=form,
-            output=output,
+            output=place,
+            rows_per_part=rows_per_part,
             shard=part,
             resume=resume,
             cluster=None
@@ -990,8 +993,8 @@ def classify(
         track=console.track,
         note=console.note,
     )
-    if output is not None and console.as_json:
-        console.document({"output": str(output), "inputs": total, "errors": failed})
+    if place is not None and console.as_json:
+        console.document({"output": str(place), "inputs": total, "errors": failed})
     if failed:
         raise steps.some_failed(failed, total)
 
@@ -1021,18 +1024,26 @@ def _manifest_fingerprint(workspace: Workspace) -> str | None:
 def merge(
     shared: Shared,
     parts: Annotated[
-        list[str], typer.Argument(metavar="PART...", help="Outputs of classify --shard: files, folders or globs.")
+        list[str], typer.Argument(metavar="PART...", help="Outputs of classify --shard, folders of them, or globs.")
     ],
-    output: Annotated[Path, typer.Option(help="Write to this file.")],
+    output: Annotated[
+        str, typer.Option(metavar="FILE|FOLDER/", help="Write to this; with a / at its end, Parquet in parts.")
+    ],
     form: Annotated[
         Literal["csv", "jsonl", "parquet"] | None,
         typer.Option("--format", help="Default: by the ending of the output, or as the parts are."),
     ] = None,
+    rows_per_part: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Make --output a folder of parts of N rows (default with a /: 100000)."),
+    ] = None,
 ) -> None:
     """Put the outputs of all shards together, in the order of the inputs, after checking that they belong together."""
+    from leukemia_cli.reporting.outputs import read_output
     from leukemia_cli.steps.merge import merge as step
 
-    done = step(parts, output, form, track=shared.console.track, note=shared.console.note)
+    place, rows_per_part = read_output(output, rows_per_part)
+    done = step(parts, place, form, rows_per_part, track=shared.console.track, note=shared.console.note)
     facts = done.as_json()
     if shared.console.as_json:
         shared.console.document(facts)

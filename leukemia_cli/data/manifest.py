@@ -27,7 +27,9 @@ from typing import Any, get_args
 from leukemia_cli import __version__
 from leukemia_cli.domain import SPLITS, GroupsSource, Manifest, Sample, Task, Unit, fingerprint
 from leukemia_cli.errors import WorkspaceError
-from leukemia_cli.workspace import Workspace, check_schema, fresh_folder, now, read_json, sealed, to_json
+from leukemia_cli.workspace.documents import check_schema, now, read_json, sealed, to_json
+from leukemia_cli.workspace.files import fresh_folder
+from leukemia_cli.workspace.folders import Workspace
 
 SCHEMA_VERSION = 1
 COLUMNS = ("path", "label", "group", "split", "fold", "unit", "source", "sha256", "width", "height")

@@ -10,13 +10,16 @@ Requirements met here:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
+from leukemia_cli.data.candidates import Candidate
 from leukemia_cli.data.sources import Mark
 from leukemia_cli.data.tasks import class_of
-from leukemia_cli.domain import Task
+from leukemia_cli.domain import Crop, Sample, Spot, Task, counted
 
 Unmarked = Literal["leave-out", "healthy", "as-image"]
 """What the unmarked cells of a leukaemia photograph count as: nothing, healthy (where others are marked), or its class."""
@@ -24,15 +27,6 @@ Unmarked = Literal["leave-out", "healthy", "as-image"]
 How = Literal["marked", "healthy image", "unmarked", "as the image", "one cell"]
 _REACH = 1.25
 """A point marks a cell when it lies within so many radii of the nucleus's centroid; our choice."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spot:
-    """A cell that was found: its nucleus's centroid and radius, px."""
-
-    x: float
-    y: float
-    radius: float
 
 
 def healthy_class(task: Task) -> str | None:
@@ -105,3 +99,93 @@ def label_cells(
         else:
             labels.append(("", "unmarked"))
     return labels
+
+
+# ----------------------------------------------------------------------------------------------- of a whole data set
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutPhotograph:
+    """The cells that were cut of one photograph, or the one that the picture of a cell shows, with the class of each."""
+
+    candidate: Candidate
+    unit: Literal["field", "cell"]
+    crops: Sequence[Crop]
+    labels: Sequence[tuple[str, How]]
+
+    @property
+    def kind(self) -> str:
+        """Give the class that it is dealt and audited as: its own, or that of most of its cells; "" for neither."""
+        known = Counter(label for label, _ in self.labels if label)
+        return self.candidate.label or (known.most_common(1)[0][0] if known else "")
+
+    def rows(self, photograph: Sample, manifest_folder: Path) -> list[Sample]:
+        """Give the row of each cell, in the part and the group of its photograph."""
+        return [
+            replace(
+                photograph,
+                path=photograph.path if crop.file is None else str(manifest_folder / crop.file),
+                label=label,
+                unit="cell",
+                sha256=crop.sha256,
+                width=crop.width,
+                height=crop.height,
+                field=photograph.path,
+                x=None if crop.spot is None else round(crop.spot.x, 1),
+                y=None if crop.spot is None else round(crop.spot.y, 1),
+            )
+            for crop, (label, _) in zip(self.crops, self.labels, strict=True)
+        ]
+
+
+def label_photograph(
+    candidate: Candidate,
+    unit: Literal["field", "cell"],
+    crops: Sequence[Crop],
+    size_px: tuple[int, int],
+    task: Task,
+    unmarked: Unmarked,
+) -> CutPhotograph:
+    """Give each cell of a photograph of that width and height its class."""
+    if unit == "cell":
+        labels: list[tuple[str, How]] = [(candidate.label, "one cell")] * len(crops)
+    else:
+        labels = label_cells(
+            [crop.spot for crop in crops if crop.spot is not None],
+            image_label=candidate.label,
+            marks=None if candidate.marks is None else in_pixels(candidate.marks, *size_px),
+            healthy=healthy_class(task),
+            unmarked=unmarked,
+        )
+    return CutPhotograph(candidate=candidate, unit=unit, crops=crops, labels=labels)
+
+
+def cells_said(photographs: Sequence[CutPhotograph]) -> list[str]:
+    """Say how cells came by their class, which have none and why, and which marks no cell was found for."""
+    told = Counter((how, bool(label)) for photograph in photographs for label, how in photograph.labels)
+    warnings = []
+    if told["unmarked", False]:
+        warnings.append(
+            f"{counted(told['unmarked', False], 'cell')} of photographs that are not healthy left without a class, out of "
+            "training: nobody marked them, and normal cells lie between blasts (--unmarked says otherwise)"
+        )
+    if told["unmarked", True]:
+        warnings.append(f"{counted(told['unmarked', True], 'unmarked cell')} of leukaemia photographs taken as healthy")
+    if told["as the image", True]:
+        warnings.append(
+            f"{counted(told['as the image', True], 'cell')} given the class of their photograph, normal cells among them: "
+            "the labels are noisy"
+        )
+    fields = [photograph for photograph in photographs if photograph.unit == "field"]
+    marks = sum(
+        sum(bool(mark.label) for mark in field.candidate.marks or ())
+        for field in fields
+        if not any(how == "healthy image" for _, how in field.labels)
+    )
+    missed = marks - told["marked", True]
+    if missed:
+        warnings.append(f"no cell was found at {missed} of {counted(marks, 'mark')}: they are not used")
+    empty = sum(not field.crops for field in fields)
+    if empty:
+        warnings.append(f"no white cell was found in {empty} of {counted(len(photographs), 'photograph')}")
+    return warnings

@@ -95,6 +95,18 @@ class Predictions:
         """Say whether images of one patient can be told to belong together."""
         return self.groups_source != "none"
 
+    def of_classes(self, classes: IntArray) -> Predictions:
+        """Give the images of these classes alone, with probabilities of all classes as they are."""
+        kept = np.flatnonzero(np.isin(self.labels, classes))
+        return Predictions(
+            classes=self.classes,
+            positive=self.positive,
+            labels=self.labels[kept],
+            probabilities=self.probabilities[kept],
+            groups=tuple(self.groups[i] for i in kept) if self.groups_known else (),
+            groups_source=self.groups_source,
+        )
+
     def group_indices(self) -> tuple[IntArray, int]:
         """Give the group (N,) of each image as an index, and the number G of groups.
 

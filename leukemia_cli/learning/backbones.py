@@ -25,6 +25,11 @@ class BackboneSpec:
         return {slot: getattr(self, slot) for slot in self.__slots__}
 
     @property
+    def stem(self) -> str:
+        """Give the name as it stands in names of folders."""
+        return self.name.replace(":", "-").replace("/", "-")
+
+    @property
     def is_random(self) -> bool:
         """Tell whether the weights were never trained on anything before."""
         return self.weights == "none"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from leukemia_cli.errors import WorkspaceError
 from leukemia_cli.learning.features import state_digest
-from leukemia_cli.workspace import write_bytes
+from leukemia_cli.workspace.files import write_bytes
 
 _LENGTH_BYTES = 8
 """Length of a safetensors header, little-endian, before it. Source: https://github.com/huggingface/safetensors#format."""

@@ -2,7 +2,8 @@
 
 Requirements met here:
 - Workers are given blocks of paths and give back blocks of rows; a worker that dies costs its block, which Ray makes again.
-- Blocks come back in order, and each row is compared with the path that it was asked for: none is left out or there twice.
+- A worker compares each row with the path that it is for, and the one who asked compares that with the path at its place: none
+  is left out, there twice, or another's.
 - Nothing is written by the workers: what becomes of the rows is the affair of whoever asked.
 - Ray's reports to its makers are off; no page of it is served.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +33,7 @@ Predict = Callable[[Sequence[str]], "pyarrow.Table"]
 
 ROWS_PER_BLOCK = 256
 _EXTRA = "Install the extra: pip install 'leukemia-cli[ray]'"
+_GO_ON = "Say the same with --resume: what is done stays"
 _PATH, _ASKED = "path", "asked"
 
 
@@ -60,8 +63,16 @@ class _Worker:
         self._predict = opened()
 
     def __call__(self, block: pyarrow.Table) -> pyarrow.Table:
-        rows = self._predict([os.fsdecode(path) for path in block[_PATH].to_pylist()])
+        paths = [os.fsdecode(path) for path in block[_PATH].to_pylist()]
+        rows = self._predict(paths)
+        if rows[_PATH].to_pylist() != list(map(_as_text, paths)):
+            raise ValueError(f"rows of other paths than the {len(paths)} from {paths[0]!r} on")
         return rows.append_column(_ASKED, block[_ASKED])
+
+
+def _as_text(path: str) -> str:
+    """Write a path as a table of texts has it: bytes that are not UTF-8 as `\\xff`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def rows_from_cluster(
@@ -75,7 +86,7 @@ def rows_from_cluster(
     """Yield the row of each path, in order; blocks hold whole groups of `group` paths. Each row has its path as it was given.
 
     `opened` is called once in each worker, and must be picklable. Raises MachineError where Ray is not installed, there is no
-    cluster, or it fails.
+    cluster, or it fails, and UsageError where no worker would ever get its cores.
     """
     try:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -84,6 +95,11 @@ def rows_from_cluster(
         import ray.data
     except ImportError as error:
         raise MachineError(f"--cluster needs Ray, which is not installed ({error.name})", _EXTRA) from error
+    if _is_own(spread) and spread.cores_each > granted_cores():
+        raise UsageError(
+            f"--workers {spread.cores_each} is the cores of each process of the cluster, and there are {granted_cores()} here",
+            "Ask for fewer, or leave it out",
+        )
     size = -(-ROWS_PER_BLOCK // group) * group
     given = iter(paths)
     blocks, asked = [], 0
@@ -97,10 +113,13 @@ def rows_from_cluster(
     if not blocks:
         return
     with _connected(spread, note):
-        cores = int(ray.cluster_resources().get("CPU", 0))
-        most = max(1, min(cores // spread.cores_each, len(blocks)))
-        alive = sum(bool(node["Alive"]) for node in ray.nodes())
-        note(f"cluster: {alive} nodes, {cores} cores, up to {most} workers of {spread.cores_each}")
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cores = sum(int(node.get("CPU", 0)) for node in nodes)
+        room = sum(int(node.get("CPU", 0)) // spread.cores_each for node in nodes)
+        most = max(1, min(room, len(blocks)))
+        note(f"cluster: {len(nodes)} nodes, {cores} cores, up to {most} workers of {spread.cores_each}")
+        if room == 0:
+            note(f"warning: no node has {spread.cores_each} cores: nothing is done until one joins the cluster")
         made = ray.data.from_arrow(blocks).map_batches(
             _Worker,
             fn_constructor_kwargs={"opened": opened, "cores": spread.cores_each},
@@ -110,16 +129,20 @@ def rows_from_cluster(
             num_gpus=1 if spread.gpu else 0,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
         )
-        answered = 0
+        wanted = (path for block in blocks for path in block[_ASKED].to_pylist())
         try:
             for table in made.iter_batches(batch_size=None, batch_format="pyarrow"):
                 for row in table.to_pylist():
-                    answered += 1
+                    if row[_ASKED] != next(wanted, None):
+                        raise MachineError(
+                            f"the cluster gave a row of {os.fsdecode(row[_ASKED])} out of its place", _GO_ON
+                        )
                     yield _as_asked(row)
         except ray.exceptions.RayError as error:
             raise _failed(error) from error
-        if answered != asked:
-            raise MachineError(f"the cluster gave {answered:,} rows for {asked:,} inputs", "Say the same with --resume")
+        missing = sum(1 for _ in wanted)
+        if missing:
+            raise MachineError(f"the cluster gave {asked - missing:,} rows for {asked:,} inputs", _GO_ON)
 
 
 def _as_asked(row: dict[str, Any]) -> dict[str, Any]:
@@ -129,12 +152,17 @@ def _as_asked(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, _PATH: path, "error": said if said is None else said.replace(full, path)}
 
 
+def _is_own(spread: Spread) -> bool:
+    """Tell whether the cluster is one of this machine alone, which is started and ended here."""
+    return spread.address == "ray" and "RAY_ADDRESS" not in os.environ
+
+
 @contextlib.contextmanager
 def _connected(spread: Spread, note: Note) -> Iterator[None]:
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    if spread.address == "ray" and "RAY_ADDRESS" not in os.environ:
+    if _is_own(spread):
         options |= {"num_cpus": granted_cores(), "include_dashboard": False}
         note("a cluster of this machine's cores alone is started; --cluster ray://auto joins one that runs")
     elif spread.address in ("ray", "ray://auto"):
@@ -150,6 +178,7 @@ def _connected(spread: Spread, note: Note) -> Iterator[None]:
                 f"no Ray cluster at {options.get('address', 'this machine')}: {_last_line(error)}",
                 "Start one with: ray start --head, and name it with --cluster ray://HOST:10001",
             ) from error
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it would tell its plans on our stderr, with -q too
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
@@ -166,7 +195,7 @@ def _failed(error: Exception) -> LeukError:
         if isinstance(cause, LeukError):
             return cause
         cause = getattr(cause, "cause", None) or cause.__cause__
-    return MachineError(f"the cluster failed: {_last_line(error)}", "Say the same with --resume: what is done stays")
+    return MachineError(f"the cluster failed: {_last_line(error)}", _GO_ON)
 
 
 def _last_line(error: Exception) -> str:

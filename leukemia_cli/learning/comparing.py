@@ -25,13 +25,13 @@ from leukemia_cli.errors import WorkspaceError
 from leukemia_cli.learning.arrays import Scores
 from leukemia_cli.learning.batches import in_threads
 from leukemia_cli.learning.checkpoints import read_checkpoint, write_checkpoint
-from leukemia_cli.learning.features import CopyRows, FrozenRows, Rows, Views
+from leukemia_cli.learning.features import CopyRows, FrozenRows, Means, Rows, Views
 from leukemia_cli.learning.machine import Machine
 from leukemia_cli.learning.runs import versions
 from leukemia_cli.learning.selection import one_core_each
 from leukemia_cli.learning.training import FEATURE_BATCH, Recipe, Trainer, TrainPlan
 from leukemia_cli.learning.weights import LoadedBackbone
-from leukemia_cli.workspace import clear_unfinished, disk_errors
+from leukemia_cli.workspace.files import clear_unfinished, disk_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +82,13 @@ def table_of(
         manifest.samples,
         loaded.module,
         loaded.preprocessing,
-        cache_root=cache_root,
-        machine=machine,
-        batch_size=min(FEATURE_BATCH, plan.fit.batch_size),
-        max_megapixels=plan.max_megapixels,
-        track=track,
+        Means(
+            machine=machine,
+            cache_root=cache_root,
+            batch_size=min(FEATURE_BATCH, plan.fit.batch_size),
+            max_megapixels=plan.max_megapixels,
+            track=track,
+        ),
     )
     return Table(
         manifest=manifest,

@@ -34,16 +34,9 @@ from leukemia_cli.learning.classifier import (
 )
 from leukemia_cli.learning.engines import EngineName, EnginePrecision, Verified, records_from
 from leukemia_cli.learning.graphs import GraphEngine, compile_graph
-from leukemia_cli.workspace import (
-    EXPORT_SUFFIX,
-    SCHEMA_VERSION,
-    RunFolder,
-    check_run_name,
-    check_schema,
-    sealed,
-    to_json,
-    write_bytes,
-)
+from leukemia_cli.workspace.documents import SCHEMA_VERSION, check_schema, sealed, to_json
+from leukemia_cli.workspace.files import write_bytes
+from leukemia_cli.workspace.runs import EXPORT_SUFFIX, RunFolder, check_run_name
 
 FACTS_FILE = "export.json"
 EXPORTS_FOLDER, ENGINES_FILE = "exports", "engines.json"

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from leukemia_cli.data.datasets import Candidate, Gathered, SourceDefaults, gather, read_sources
+from leukemia_cli.data.candidates import Candidate, Gathered, gather
+from leukemia_cli.data.datasets import SourceDefaults, read_sources
 from leukemia_cli.data.duplicates import find_near
 from leukemia_cli.data.grouping import copies_said, join_copies
 from leukemia_cli.domain import GroupsSource, Manifest, Note, Sample, counted
@@ -32,7 +33,7 @@ from leukemia_cli.vision.decode import BadImage, Decoded, ImageFacts, Unusable, 
 from leukemia_cli.vision.fingerprints import RECORD, VERSION, describe, packed
 from leukemia_cli.vision.records import RecordFile, Stacked
 from leukemia_cli.vision.slides import needs_slide, open_slide
-from leukemia_cli.workspace import RunFolder
+from leukemia_cli.workspace.runs import RunFolder
 
 _PAIRS_NAMED = 10
 _PRINT_PX = 2048

@@ -37,7 +37,7 @@ from leukemia_cli.learning.batches import (
 )
 from leukemia_cli.learning.machine import Machine, memory_errors, place
 from leukemia_cli.vision.remedies import remedied
-from leukemia_cli.workspace import write_bytes
+from leukemia_cli.workspace.files import write_bytes
 
 PLAIN = "plain"
 IMAGES_PER_PART = 64
@@ -262,31 +262,34 @@ class Rows(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """By what features are computed, where they are kept, and who hears of it; none of it changes a feature."""
+
+    machine: Machine
+    cache_root: Path
+    batch_size: int
+    max_megapixels: float
+    track: Track = silent
+    note: Note = unheard
+
+
 class FrozenRows:
     """Rows of a manifest's images, computed once and then held in memory for every fold, variant and repeat."""
 
     def __init__(
-        self,
-        samples: Sequence[Sample],
-        backbone: nn.Module,
-        preprocessing: Preprocessing,
-        *,
-        cache_root: Path,
-        machine: Machine,
-        batch_size: int,
-        max_megapixels: float,
-        track: Track = silent,
-        note: Note = unheard,
+        self, samples: Sequence[Sample], backbone: nn.Module, preprocessing: Preprocessing, means: Means
     ) -> None:
-        self._samples, self._backbone, self._spec = samples, backbone, preprocessing
-        self._machine, self._batch_size, self._max_megapixels = machine, batch_size, max_megapixels
-        self._track, self._note = track, note
+        self._samples, self._backbone, self._spec, self._means = samples, backbone, preprocessing, means
         self._told: set[str] = set()
-        place(backbone, machine)
+        place(backbone, means.machine)
         backbone.eval()
-        self._root, self._digest = cache_root, state_digest(backbone.state_dict())
-        self._cache = FeatureCache(self._root, self._digest, preprocessing)
+        self._digest = state_digest(backbone.state_dict())
+        self._cache = self._open_cache()
         self._held: dict[tuple[str, ...], dict[int, Features]] = {}
+
+    def _open_cache(self) -> FeatureCache:
+        return FeatureCache(self._means.cache_root, self._digest, self._spec)
 
     def __call__(self, places: Sequence[int], views: Views) -> Features:
         """Give the rows (n, V, D) of the images at `places`; raises as `extract` does."""
@@ -299,16 +302,16 @@ class FrozenRows:
                 self._spec,
                 cache=self._cache,
                 views=views,
-                machine=self._machine,
-                batch_size=self._batch_size,
-                max_megapixels=self._max_megapixels,
-                track=self._track,
+                machine=self._means.machine,
+                batch_size=self._means.batch_size,
+                max_megapixels=self._means.max_megapixels,
+                track=self._means.track,
             )
             held.update(zip(missing, rows, strict=True))
             whole = {self._samples[at].sha256 for at in missing} & self._cache.unmeasured - self._told
             if whole:
                 self._told |= whole
-                self._note(seen_whole(len(whole)))
+                self._means.note(seen_whole(len(whole)))
         return np.stack([held[at] for at in places])
 
     def missing(self, views: Views) -> int:

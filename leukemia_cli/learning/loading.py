@@ -37,8 +37,9 @@ from leukemia_cli.learning.heads import FrozenHead
 from leukemia_cli.learning.machine import Machine, place
 from leukemia_cli.learning.network import Head, prefixed, unprefixed
 from leukemia_cli.learning.svm import Svm
-from leukemia_cli.learning.weights import rebuild_backbone
-from leukemia_cli.workspace import RunFolder, is_export, write_bytes
+from leukemia_cli.learning.weights import LoadedBackbone, rebuild_backbone
+from leukemia_cli.workspace.files import write_bytes
+from leukemia_cli.workspace.runs import RunFolder, is_export
 
 
 def backbone_file(fold: int | None) -> str:
@@ -119,6 +120,14 @@ def load_classifier(
         unit=known.unit,
         cutting=known.cutting,
     )
+
+
+def backbone_of(classifier: Classifier) -> LoadedBackbone:
+    """Give the backbone of a run, or that of its first member; raises WorkspaceError where there is none."""
+    module = classifier.backbone or classifier.members[0].backbone
+    if module is None:
+        raise WorkspaceError(f"run {classifier.run} has no backbone", "It is damaged: train it again")
+    return LoadedBackbone(module=module, spec=classifier.spec, preprocessing=classifier.preprocessing, last_stage=())
 
 
 def own_file(stored: Mapping[str, Any], members: int) -> str:

@@ -30,7 +30,8 @@ from leukemia_cli.learning.engines import (
 )
 from leukemia_cli.learning.exported import ENGINES_FILE, Exported, default_file, open_exported, read_exported
 from leukemia_cli.learning.machine import choose_machine, cpu_capabilities, granted_cores
-from leukemia_cli.workspace import SCHEMA_VERSION, RunFolder, check_schema, is_export, read_json
+from leukemia_cli.workspace.documents import SCHEMA_VERSION, check_schema, read_json
+from leukemia_cli.workspace.runs import RunFolder, is_export
 
 EngineWanted = EngineName | Literal["auto"] | None
 PrecisionWanted = EnginePrecision | Literal["auto"] | None

@@ -20,7 +20,7 @@ from leukemia_cli.learning.arrays import Scores
 from leukemia_cli.learning.classifier import Classifier, Member
 from leukemia_cli.learning.reading import BagFound
 from leukemia_cli.learning.scoring import FieldSeen, Judges, Scored, score, score_fields, see_fields
-from leukemia_cli.workspace import RunFolder
+from leukemia_cli.workspace.runs import RunFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +59,10 @@ class Part:
 
     def predictions(self, task: Task, probabilities: Scores) -> Predictions:
         """Give probabilities (N, C) of the images beside their classes and groups."""
-        order = {name: i for i, name in enumerate(task.classes)}
         return Predictions(
             classes=task.classes,
             positive=task.positive,
-            labels=np.array([order[sample.label] for sample in self.samples], dtype=np.int64),
+            labels=np.array(task.indices(sample.label for sample in self.samples), dtype=np.int64),
             probabilities=probabilities,
             groups=tuple(sample.group for sample in self.samples),
             groups_source=self.groups_source,

@@ -23,7 +23,9 @@ from leukemia_cli.learning.loading import save_classifier
 from leukemia_cli.learning.machine import Machine
 from leukemia_cli.learning.training import TrainedMember, TrainPlan
 from leukemia_cli.learning.weights import LoadedBackbone
-from leukemia_cli.workspace import RUN_FILE, STARTED_FILE, now, read_json, write_json, write_text
+from leukemia_cli.workspace.documents import now, read_json, write_json
+from leukemia_cli.workspace.files import write_text
+from leukemia_cli.workspace.runs import RUN_FILE, STARTED_FILE
 
 CHECKPOINT_FOLDER = "checkpoint"
 

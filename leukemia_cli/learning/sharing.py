@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
-from leukemia_cli.domain import Note, Preprocessing, Sample, Track, silent, unheard
+from leukemia_cli.domain import Preprocessing, Sample
 from leukemia_cli.errors import WorkspaceError
 from leukemia_cli.learning.arrays import Features
 from leukemia_cli.learning.distributed import Team
-from leukemia_cli.learning.features import FeatureCache, FrozenRows, Views
-from leukemia_cli.learning.machine import Machine
+from leukemia_cli.learning.features import FrozenRows, Means, Views
 
 Whose = Literal["given", "moved"]
 """The backbone that training began with, or the one that was fine-tuned last."""
@@ -53,20 +51,12 @@ class SharedRows(FrozenRows):
         samples: Sequence[Sample],
         backbone: nn.Module,
         preprocessing: Preprocessing,
+        means: Means,
         *,
-        cache_root: Path,
-        machine: Machine,
-        batch_size: int,
-        max_megapixels: float,
         team: Team,
         ask: Callable[[tuple[int, ...], Views, str], None],
-        track: Track = silent,
-        note: Note = unheard,
     ) -> None:
-        super().__init__(
-            samples, backbone, preprocessing, cache_root=cache_root, machine=machine, batch_size=batch_size,
-            max_megapixels=max_megapixels, track=track, note=note,
-        )  # fmt: skip
+        super().__init__(samples, backbone, preprocessing, means)
         self._team, self._ask = team, ask
 
     def __call__(self, places: Sequence[int], views: Views) -> Features:
@@ -80,7 +70,7 @@ class SharedRows(FrozenRows):
             self._ask(missing, views, self._digest)
             self.compute_share(missing, views)
             self._team.wait_until_done()
-            self._cache = FeatureCache(self._root, self._digest, self._spec)
+            self._cache = self._open_cache()
         return super().__call__(places, views)
 
     def compute_share(self, places: Sequence[int], views: Views) -> None:

@@ -49,7 +49,7 @@ from leukemia_cli.learning.checkpoints import read_checkpoint, write_checkpoint
 from leukemia_cli.learning.classifier import DOUBT_FILE, Member, restore_member
 from leukemia_cli.learning.distributed import ALONE, Team
 from leukemia_cli.learning.doubt import Calibration, Doubt, DoubtSettings, Limits, fit_limits
-from leukemia_cli.learning.features import FrozenRows, Rows, Views
+from leukemia_cli.learning.features import FrozenRows, Means, Rows, Views
 from leukemia_cli.learning.finetuning import Tuned, TuneSettings, fine_tune
 from leukemia_cli.learning.fitting import EpochScore, FitSettings, FittingSet, fit_head
 from leukemia_cli.learning.loading import doubt_arrays, restore_head
@@ -61,7 +61,7 @@ from leukemia_cli.learning.selection import Diary, Fit, Holdout, Selection, Tria
 from leukemia_cli.learning.sharing import SharedRows, Wanted
 from leukemia_cli.learning.svm import Kernels, Svm
 from leukemia_cli.learning.weights import LoadedBackbone
-from leukemia_cli.workspace import read_json, write_json
+from leukemia_cli.workspace.documents import read_json, write_json
 
 INNER_FOLDS = 4
 PRECISION_FILE = "precision.json"
@@ -826,18 +826,16 @@ class Trainer:
 
     def _rows_by(self, backbone: torch.nn.Module, spec: Preprocessing) -> FrozenRows:
         given = backbone is self.loaded.module
+        means = Means(
+            machine=self.machine,
+            cache_root=self.cache_root,
+            batch_size=min(FEATURE_BATCH, self.plan.fit.batch_size),
+            max_megapixels=self.plan.max_megapixels,
+            track=self.track,
+            note=self.note,
+        )
         if self.team.size == 1 or not (given or backbone is self._moved):
-            return FrozenRows(
-                self.manifest.everything,
-                backbone,
-                spec,
-                cache_root=self.cache_root,
-                machine=self.machine,
-                batch_size=min(FEATURE_BATCH, self.plan.fit.batch_size),
-                max_megapixels=self.plan.max_megapixels,
-                track=self.track,
-                note=self.note,
-            )
+            return FrozenRows(self.manifest.everything, backbone, spec, means)
 
         def ask(places: tuple[int, ...], views: Views, digest: str) -> None:
             wanted = Wanted(
@@ -849,19 +847,7 @@ class Trainer:
             )
             self.team.order(wanted.as_json())
 
-        return SharedRows(
-            self.manifest.everything,
-            backbone,
-            spec,
-            cache_root=self.cache_root,
-            machine=self.machine,
-            batch_size=min(FEATURE_BATCH, self.plan.fit.batch_size),
-            max_megapixels=self.plan.max_megapixels,
-            team=self.team,
-            ask=ask,
-            track=self.track,
-            note=self.note,
-        )
+        return SharedRows(self.manifest.everything, backbone, spec, means, team=self.team, ask=ask)
 
     # ---------------------------------------------------------------------------------------------- checkpoints
 

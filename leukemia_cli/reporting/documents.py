@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from leukemia_cli.workspace import disk_errors
+from leukemia_cli.workspace.files import disk_errors
 
 _MOST_HELD = 4_000_000
 _PART = 1_000_000

@@ -1,29 +1,22 @@
-"""One evaluation becomes report.json, report.md and predictions.csv; no figure stands without its number of images.
-
-The Markdown is made from the JSON, so that a stored report can be shown again and both always say the same.
-"""
+"""The whole of report.json: what an evaluation measured, with its number of images beside every figure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
-from leukemia_cli.csv_rows import csv_line
 from leukemia_cli.domain import GroupsSource
 from leukemia_cli.judging.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from leukemia_cli.judging.comparison import Difference
 from leukemia_cli.judging.curves import Bin, Curve
 from leukemia_cli.judging.evaluation import AbstentionFigures, Curves, Evaluation, LabelSetFigures
 from leukemia_cli.judging.intervals import Estimate
-from leukemia_cli.judging.metrics import METRICS
-from leukemia_cli.judging.predictions import Predictions
+from leukemia_cli.reporting.caveats import is_random, random_warning, subset_of, subset_warning
 
 SCHEMA_VERSION = 1
-RESEARCH_USE = "For research use only: not a medical device, and not for the diagnosis of patients."
-
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+CALIBRATION_METRICS = ("ece", "brier", "log_loss")
 Scalar = str | int | float | bool | None
 
 
@@ -281,22 +274,11 @@ class Report(TypedDict):
     manifest: str | None
     created: str | None
     facts: dict[str, Scalar]
+    seal: NotRequired[str]
+    """Put on last: a checksum of all else."""
 
 
 # ---------------------------------------------------------------------------------- report.json
-
-
-def subset_of(classes: Sequence[str], whole_class_count: int) -> str | None:
-    """Say '3 of five classes' for a subset, None for a whole task."""
-    if len(classes) == whole_class_count:
-        return None
-    whole = _WORDS[whole_class_count] if whole_class_count < len(_WORDS) else str(whole_class_count)
-    return f"{len(classes)} of {whole} classes"
-
-
-def is_random(weights: str) -> bool:
-    """Say whether a description of weights, such as 'none' or 'none (random)', means that nothing was pretrained."""
-    return weights.strip().casefold().split(" ")[0] in ("none", "random")
 
 
 def as_report(evaluation: Evaluation, context: ReportContext, evidence: Evidence | None = None) -> Report:
@@ -322,46 +304,17 @@ def as_report(evaluation: Evaluation, context: ReportContext, evidence: Evidence
         groups_source=evaluation.groups_source,
         groups_per_class={name: figures.groups for name, figures in evaluation.per_class.items()},
         positive=evaluation.positive,
-        metrics={name: figure_of(estimate) for name, estimate in evaluation.metrics.items()},
-        per_class={
-            name: ClassRow(
-                precision=figures.precision,
-                recall=figures.recall,
-                f1=figures.f1,
-                auroc=figures.auroc,
-                support=figures.support,
-            )
-            for name, figures in evaluation.per_class.items()
-        },
+        metrics=_figures(evaluation.metrics),
+        per_class=_per_class(evaluation),
         confusion=Confusion(classes=list(evaluation.classes), matrix=[list(row) for row in evaluation.confusion]),
-        calibration=Calibration(
-            temperature=context.temperatures[0] if len(set(context.temperatures)) == 1 else None,
-            temperatures=list(context.temperatures),
-            fitted_on=context.fitted_on,
-            ece=evaluation.metrics["ece"].value,
-            brier=evaluation.metrics["brier"].value,
-            log_loss=evaluation.metrics["log_loss"].value,
-            before=None
-            if evidence.before is None
-            else {name: figure_of(evidence.before[name]) for name in CALIBRATION_METRICS},
-            after={name: figure_of(evaluation.metrics[name]) for name in CALIBRATION_METRICS},
-        ),
+        calibration=_calibration(evaluation, context, evidence.before),
         abstention=_abstention(evidence),
         label_sets=_label_sets(evidence),
         curves=_curves(evidence),
         choices=[dict(choice) for choice in evidence.choices],
         history=[dict(epoch) for epoch in evidence.history],
         mistakes=[asdict(mistake) for mistake in evidence.mistakes],
-        drop=None
-        if evidence.drop is None
-        else {
-            "metric": evidence.drop.metric,
-            "classes": list(evidence.drop.classes),
-            "internal_groups_source": evidence.drop.internal_groups_source,
-            "internal": figure_of(evidence.drop.internal),
-            "external": figure_of(evidence.drop.external),
-            "difference": figure_of(evidence.drop.difference),
-        },
+        drop=_drop(evidence.drop),
         model=dict(evidence.model),
         heatmaps=None if evidence.heatmaps is None else dict(evidence.heatmaps),
         unit="image" if evidence.cells is None else "cell",
@@ -384,9 +337,6 @@ def as_report(evaluation: Evaluation, context: ReportContext, evidence: Evidence
     return report
 
 
-CALIBRATION_METRICS = ("ece", "brier", "log_loss")
-
-
 def figure_of(estimate: Estimate | Difference) -> Figure:
     """Give an estimate as it lies in JSON."""
     return Figure(
@@ -400,18 +350,63 @@ def figure_of(estimate: Estimate | Difference) -> Figure:
     )
 
 
+def _figures(estimates: Mapping[str, Estimate]) -> dict[str, Figure]:
+    return {name: figure_of(estimate) for name, estimate in estimates.items()}
+
+
+def _per_class(evaluation: Evaluation) -> dict[str, ClassRow]:
+    return {
+        name: ClassRow(
+            precision=figures.precision,
+            recall=figures.recall,
+            f1=figures.f1,
+            auroc=figures.auroc,
+            support=figures.support,
+        )
+        for name, figures in evaluation.per_class.items()
+    }
+
+
+def _calibration(evaluation: Evaluation, context: ReportContext, before: Mapping[str, Estimate] | None) -> Calibration:
+    after = {name: evaluation.metrics[name] for name in CALIBRATION_METRICS}
+    return Calibration(
+        temperature=context.temperatures[0] if len(set(context.temperatures)) == 1 else None,
+        temperatures=list(context.temperatures),
+        fitted_on=context.fitted_on,
+        ece=after["ece"].value,
+        brier=after["brier"].value,
+        log_loss=after["log_loss"].value,
+        before=None if before is None else _figures({name: before[name] for name in CALIBRATION_METRICS}),
+        after=_figures(after),
+    )
+
+
+def _drop(drop: Drop | None) -> dict[str, Any] | None:
+    if drop is None:
+        return None
+    return {
+        "metric": drop.metric,
+        "classes": list(drop.classes),
+        "internal_groups_source": drop.internal_groups_source,
+        "internal": figure_of(drop.internal),
+        "external": figure_of(drop.external),
+        "difference": figure_of(drop.difference),
+    }
+
+
 def _abstention(evidence: Evidence) -> Abstention:
     figures, rates = evidence.abstention, evidence.rates
-    measured = figures is not None and rates is not None
+    # Without rates nothing is left unanswered, and only the accuracy of the most confident means anything.
+    decided = None if rates is None else figures
     return Abstention(
-        measured=measured,
-        reason=None if measured else evidence.abstention_reason,
-        answered=figures.answered if figures and measured else None,
-        few_cells=figures.few_cells if figures and measured else None,
-        novel=figures.novel if figures and measured else None,
-        uncertain=figures.uncertain if figures and measured else None,
-        coverage=figure_of(figures.coverage) if figures and measured else None,
-        accuracy_answered=figure_of(figures.accuracy_answered) if figures and measured else None,
+        measured=decided is not None,
+        reason=evidence.abstention_reason if decided is None else None,
+        answered=None if decided is None else decided.answered,
+        few_cells=None if decided is None else decided.few_cells,
+        novel=None if decided is None else decided.novel,
+        uncertain=None if decided is None else decided.uncertain,
+        coverage=None if decided is None else figure_of(decided.coverage),
+        accuracy_answered=None if decided is None else figure_of(decided.accuracy_answered),
         accuracy_at_80=None if figures is None else figure_of(figures.accuracy_at_80),
         least_confidence=[] if rates is None else list(rates.least_confidence),
         novelty_threshold=[] if rates is None else list(rates.novelty_threshold),
@@ -437,7 +432,7 @@ def _cells(cells: CellEvidence | None) -> dict[str, Any] | None:
         "levels": {
             level.name: {
                 "says": level.says,
-                "metrics": {name: figure_of(estimate) for name, estimate in level.metrics.items()},
+                "metrics": _figures(level.metrics),
             }
             for level in cells.levels
         },
@@ -496,13 +491,10 @@ def _curve(curve: Curve) -> dict[str, Any]:
 def _warnings(evaluation: Evaluation, context: ReportContext) -> list[str]:
     found = []
     if is_random(context.weights):
-        found.append(
-            "RANDOM WEIGHTS: the backbone started from random numbers (weights: none), nothing was pretrained; "
-            "these figures say nothing about what the method can do"
-        )
+        found.append(random_warning("the backbone"))
     subset = subset_of(context.classes, context.whole_class_count)
     if subset:
-        found.append(f"{subset} ({', '.join(context.classes)}): not to be compared with figures of the whole task")
+        found.append(subset_warning(subset, context.classes))
     if context.split == "val" and context.external is None:
         found.append("these are the images that choices were made on: the estimate is optimistic")
     if context.test_looks > 1:
@@ -528,273 +520,3 @@ def _check_finite(value: object, where: str) -> None:
     elif isinstance(value, list):
         for i, inner in enumerate(value):
             _check_finite(inner, f"{where}[{i}]")
-
-
-# ---------------------------------------------------------------------------------- report.md
-
-
-def as_markdown(report: Report) -> str:
-    """Give report.md: warnings on top, then tables in which every row of figures has its images and groups."""
-    level = f"{100 * report['bootstrap']['level']:g} %"
-    notes: list[str] = []
-    blocks = [
-        f"# Report of {_text(report['run'])}",
-        f"**{RESEARCH_USE}**",
-        *_warning_block(report),
-        _about(report),
-        *_drop_lines(report),
-        "## Figures",
-        _table(
-            ("Metric", "Value", f"{level} interval", "Images", "Groups", "How"),
-            [
-                (METRICS[name].title if name in METRICS else _text(name), *_figure_cells(report, figure, notes))
-                for name, figure in report["metrics"].items()
-            ],
-        ),
-        "\n".join(f"{number}. {_text(note)}" for number, note in enumerate(notes, start=1)),
-        *_level_lines(report),
-        "## Classes",
-        _table(
-            ("Class", "Precision", "Recall", "F1", "AUROC", "Images", "Groups"),
-            [
-                (
-                    _text(name) + (" (positive)" if name == report["positive"] else ""),
-                    *(_number(figure) for figure in (row["precision"], row["recall"], row["f1"], row["auroc"])),
-                    str(row["support"]),
-                    _groups(report, report["groups_per_class"][name]),
-                )
-                for name, row in report["per_class"].items()
-            ],
-        ),
-        "## Confusion matrix",
-        f"Counts of {counts_of(report)}; true class in rows, predicted class in columns.",
-        _table(
-            ("True \\ predicted", *map(_text, report["confusion"]["classes"]), "Images", "Groups"),
-            [
-                (_text(name), *map(str, row), str(sum(row)), _groups(report, report["groups_per_class"][name]))
-                for name, row in zip(report["confusion"]["classes"], report["confusion"]["matrix"], strict=True)
-            ],
-        ),
-        "## Calibration and abstention",
-        _calibration_line(report),
-        *_abstention_lines(report),
-    ]
-    return "\n\n".join(block for block in blocks if block) + "\n"
-
-
-LEVEL_METRICS = ("balanced_accuracy", "auroc", "accuracy", "macro_f1")
-"""What is shown of each level; report.json has all."""
-
-
-def cell_words(cells: Mapping[str, Any], images: int) -> list[str]:
-    """Say how photographs were read: the rule, what it was chosen on, and what became of photographs with few cells."""
-    rules = ", or ".join(cells["rules"])
-    chosen = f"chosen on {cells['chosen_on']}" if cells["chosen_on"] else "taken as it is: too few groups to choose by"
-    lines = [
-        f"Photographs are judged by the white cells that were found in them, labelled or not: {cells['found']} in {images} "
-        f"photographs, in the median one {cells['median']:g}. What is taken of them is {rules} ({chosen}).",
-        f"{cells['few_cells']} of {images} photographs have fewer than {cells['least_cells']} cells and get no answer when "
-        "classified; in the figures they count all the same.",
-    ]
-    if cells["steady"] is not None:
-        lines.append(
-            f"With only {cells['steady_cells']} cells of each photograph kept, drawn at random, {100 * cells['steady']:.0f} % "
-            "of the decisions stay as they are: the decision hardly hangs on the number of cells where this is near 100 %."
-        )
-    return lines + [f"No figures for level {name}: {why}." for name, why in cells["missing"].items()]
-
-
-def _level_lines(report: Report) -> list[str]:
-    cells = report["cells"]
-    if cells is None:
-        return []
-    notes: list[str] = []
-    rows = [
-        (_text(name), METRICS[metric].title, *_figure_cells(report, level["metrics"][metric], notes))
-        for name, level in cells["levels"].items()
-        for metric in LEVEL_METRICS
-    ]
-    return [
-        "## Cells, photographs, patients",
-        *map(_text, cell_words(cells, report["images"])),
-        _table(("Level", "Metric", "Value", "Interval", "Judged", "Groups", "How"), rows),
-        "\n".join(f"{number}. {_text(note)}" for number, note in enumerate(notes, start=1)),
-        *(f"{_text(name)}: {_text(level['says'])}." for name, level in cells["levels"].items()),
-    ]
-
-
-def counts_of(report: Report) -> str:
-    """Say '260 images of 31 groups', or that groups are unknown."""
-    images = f"{report['images']} {'image' if report['images'] == 1 else 'images'}"
-    if report["groups_source"] == "none":
-        return f"{images}, groups unknown"
-    return f"{images} of {report['groups']} {'group' if report['groups'] == 1 else 'groups'}"
-
-
-def _warning_block(report: Report) -> list[str]:
-    if not report["warnings"]:
-        return []
-    lines = [
-        f"> - **{_text(warning)}**" if warning.startswith("RANDOM WEIGHTS") else f"> - {_text(warning)}"
-        for warning in report["warnings"]
-    ]
-    return ["\n".join(["> **Warnings**", ">", *lines])]
-
-
-def _about(report: Report) -> str:
-    task = _text(report["task"])
-    classes = ", ".join(map(_text, report["confusion"]["classes"]))
-    where = f"external data {_text(report['external'])}" if report["external"] else f"split {_text(report['split'])}"
-    if report["folds"]:
-        where += f", out-of-fold predictions of {report['folds']} folds pooled"
-    lines = [
-        f"- Task: {task}, {report['subset']}: {classes}" if report["subset"] else f"- Task: {task}: {classes}",
-        f"- Images: {counts_of(report)} (groups: {report['groups_source']}), {where}",
-        f"- Model: {_text(report['backbone'])}, variant {_text(report['variant'])}, "
-        f"weights {_text(report['weights'])}, trained: {_text(report['tune'])}",
-    ]
-    if report["split"] == "test" and not report["external"]:
-        times = "once" if report["test_looks"] == 1 else f"{report['test_looks']} times"
-        lines.append(f"- The test split has been looked at {times}")
-    origin = [
-        f"{title} {_text(str(value))}"
-        for title, value in (
-            ("leuk", report["leuk_version"]),
-            ("seed", report["seed"]),
-            ("manifest", report["manifest"]),
-            ("created", report["created"]),
-        )
-        if value is not None
-    ]
-    lines += [f"- Made with: {', '.join(origin)}"] if origin else []
-    lines += [f"- {_text(key)}: {_text(str(value))}" for key, value in report["facts"].items()]
-    return "\n".join(lines)
-
-
-def _figure_cells(report: Report, figure: Figure, notes: list[str]) -> tuple[str, ...]:
-    """Give the cells of one figure; its method becomes a numbered note, shared by figures of the same method."""
-    if figure["method"] not in notes:
-        notes.append(figure["method"])
-    interval = "–" if figure["low"] is None else f"{_number(figure['low'])} to {_number(figure['high'])}"
-    note = f"({notes.index(figure['method']) + 1})"
-    return _number(figure["value"]), interval, str(figure["n"]), _groups(report, figure["groups"]), note
-
-
-def _calibration_line(report: Report) -> str:
-    calibration = report["calibration"]
-    figures = ", ".join(
-        f"{title} {_number(value)}"
-        for title, value in (
-            ("expected calibration error", calibration["ece"]),
-            ("Brier score", calibration["brier"]),
-            ("log loss", calibration["log_loss"]),
-        )
-    )
-    if calibration["fitted_on"] is None:
-        how = "Scores are not calibrated"
-    else:
-        shown = ", ".join(f"{value:.3g}" for value in dict.fromkeys(calibration["temperatures"]))
-        how = f"Temperature {shown}, fitted on {_text(calibration['fitted_on'])}"
-    return f"{how}. On these {counts_of(report)}: {figures}."
-
-
-def _drop_lines(report: Report) -> list[str]:
-    drop = report["drop"]
-    if drop is None:
-        return []
-    title = METRICS[drop["metric"]].title
-    over = ""
-    if set(drop["classes"]) != set(report["confusion"]["classes"]):
-        over = f" over {', '.join(map(_text, drop['classes']))}, the classes that both have,"
-    known = drop["internal_groups_source"] != "none"
-    return [
-        f"**{title}{over} here {_said(report, drop['external'])}; on the run's own test images "
-        f"{_said(report, drop['internal'], groups_known=known)}. "
-        f"Difference {_said(report, drop['difference'], sign=True)}.**"
-    ]
-
-
-def _said(report: Report, figure: Mapping[str, Any], *, sign: bool = False, groups_known: bool | None = None) -> str:
-    """Say a figure with its interval and counts in running text."""
-    known = report["groups_source"] != "none" if groups_known is None else groups_known
-    value = "–" if figure["value"] is None else f"{figure['value']:+.3f}" if sign else f"{figure['value']:.3f}"
-    form = "+.3f" if sign else ".3f"
-    ends = (
-        f" ({100 * report['bootstrap']['level']:g} % interval {figure['low']:{form}} to {figure['high']:{form}})"
-        if figure["low"] is not None
-        else f" (no interval: {_text(figure['method'].removeprefix('no interval: '))})"
-    )
-    counted_in = "" if sign else f", {figure['n']} images, {figure['groups'] if known else 'unknown'} groups"
-    return f"{value}{ends}{counted_in}"
-
-
-def _abstention_lines(report: Report) -> list[str]:
-    a, sets = report["abstention"], report["label_sets"]
-    lines = ["The figures above count every image: no abstention."]
-    if a["measured"] and a["coverage"] is not None and a["accuracy_answered"] is not None:
-        lines.append(
-            f"With abstention {a['answered']} images are answered, {a['novel']} are novel and {a['uncertain']} uncertain"
-            + (f", {a['few_cells']} have too few cells: " if a["few_cells"] else ": ")
-            + f"share answered {_said(report, a['coverage'])}; accuracy of the answers "
-            f"{_said(report, a['accuracy_answered'])}. Thresholds: fitted on {_text(a['fitted_on'] or '')}."
-        )
-        lines += [f"Note: {_text(note)}." for note in a["notes"]]
-    else:
-        lines.append(f"Abstention: {_text(a['reason'] or 'not measured')}.")
-    if a["accuracy_at_80"] is not None:
-        lines.append(f"Accuracy of the most confident 80 %: {_said(report, a['accuracy_at_80'])}.")
-    if sets["measured"] and sets["coverage"] is not None and sets["alpha"] is not None:
-        lines.append(
-            f"Label sets at an error rate of {100 * sets['alpha']:g} %: coverage {_said(report, sets['coverage'])}, "
-            f"mean size {_number(sets['mean_size'])}. {_text(sets['says'] or '')}"
-        )
-    else:
-        lines.append(f"Label sets: {_text(sets['reason'] or 'not measured')}.")
-    return ["\n\n".join(lines)]
-
-
-def _groups(report: Report, count: int) -> str:
-    return "unknown" if report["groups_source"] == "none" else str(count)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-_MARKDOWN = {ord(mark): f"\\{mark}" for mark in "\\`*_[]<>|#"}
-
-
-def _text(given: str) -> str:
-    """Keep a name from being read as Markdown, HTML or a line break."""
-    return " ".join(given.split()).translate(_MARKDOWN)
-
-
-# ---------------------------------------------------------------------------------- predictions.csv
-
-
-def predictions_csv(paths: Sequence[str], predictions: Predictions, folds: Sequence[int | None] | None = None) -> bytes:
-    """Give predictions.csv: one row an image, in order; scores read back to the same number.
-
-    Columns: path, group, fold, label, predicted, correct (1 or 0), score_<class>…; `group` is empty where groups are
-    unknown, `fold` where there is none. Names that were not UTF-8 come out as the bytes they were.
-    Raises ValueError where paths or folds are not as many as predictions.
-    """
-    n = predictions.image_count
-    folds = [None] * n if folds is None else folds
-    if len(paths) != n or len(folds) != n:
-        raise ValueError(f"{len(paths)} paths and {len(folds)} folds for {n} predictions")
-    groups = predictions.groups if predictions.groups_known else ("",) * n
-    classes, labels, called = predictions.classes, predictions.labels.tolist(), predictions.predicted.tolist()
-    lines: list[list[str | float | int | None]] = [
-        ["path", "group", "fold", "label", "predicted", "correct", *(f"score_{name}" for name in classes)]
-    ]
-    for i, scores in enumerate(predictions.probabilities.tolist()):
-        fold = "" if folds[i] is None else folds[i]
-        right = int(labels[i] == called[i])
-        lines.append([paths[i], groups[i], fold, classes[labels[i]], classes[called[i]], right, *scores])
-    return "".join(map(csv_line, lines)).encode("utf-8", errors="surrogateescape")

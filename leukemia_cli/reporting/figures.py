@@ -1,7 +1,7 @@
-"""Charts of curves, bins, candidates and differences: frozen values in, one SVG out, the same look for all.
+"""Charts of curves, bins, candidates, differences and confusions: frozen values in, one SVG out, the same look for all.
 
-Nothing is told by colour alone: series differ in dash or shape too, and every chart says its content in words. Ticks are
-round numbers within the range; a label that would touch its neighbour is left out.
+Nothing is told by colour alone: series differ in dash or shape too, and every chart says its content in words. A label
+that would touch its neighbour is left out.
 """
 
 from __future__ import annotations
@@ -9,21 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from leukemia_cli.reporting.html import Markup, counts, number, signed
+from leukemia_cli.judging.curves import Bin
+from leukemia_cli.reporting.html import Markup
 from leukemia_cli.reporting.pictures import (
     DASHES,
     LINE_PX,
     MARGIN_PX,
     SERIES_COUNT,
     SHAPES,
+    SIZE_PX,
     WIDTH_PX,
     Drawing,
     heading,
     shortened,
     width_of,
 )
+from leukemia_cli.reporting.scales import Axis, Scale, scaled, share_axis, tick_labels
+from leukemia_cli.reporting.wording import NO_VALUE, counts, interval, number, signed
 
 # ---------------------------------------------------------------------------------- values
 
@@ -50,29 +53,6 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Axis:
-    """One axis; ends that are None come from the data. `ticks` are the places to label, where only those make sense."""
-
-    title: str
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    whole: bool = False
-    ticks: Sequence[float] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bin:
-    """Images whose confidence lies between low and high: how many, their mean confidence, the share that were right."""
-
-    low: float
-    high: float
-    images: int
-    confidence: float
-    accuracy: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One candidate's score; `series` groups what was compared with each other, `kept` marks the one that was chosen."""
 
@@ -84,7 +64,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A paired difference, first minus second; `p` is after correction for many comparisons."""
+    """A paired difference, first minus second; `p` is corrected for many comparisons by Holm's method."""
 
     name: str
     value: float | None
@@ -95,105 +75,6 @@ class Difference:
     groups: int | None
 
 
-# ---------------------------------------------------------------------------------- scales and ticks
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Scale:
-    """Values from low to high onto pixels from start to end."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool
-    ticks: tuple[float, ...]
-
-    def __call__(self, value: float) -> float:
-        low, high, value = (math.log(v) if self.log else v for v in (self.low, self.high, value))
-        return self.start + (self.end - self.start) * (value - low) / (high - low)
-
-
-def _scaled(axis: Axis, values: Iterable[float], *, start: float, end: float, most: int) -> _Scale:
-    """Fit a scale to an axis: ends at round numbers where the data decide them."""
-    known = [v for v in values if math.isfinite(v) and (not axis.log or v > 0)]
-    known += [v for v in (axis.low, axis.high, *(axis.ticks or ())) if v is not None]
-    low = axis.low if axis.low is not None else min(known, default=1.0 if axis.log else 0.0)
-    high = axis.high if axis.high is not None else max(known, default=1.0)
-    if axis.log:
-        return _log_scaled(axis, low, high, start=start, end=end, most=most)
-    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-3):
-        room = abs(low) * 0.1 or 0.5
-        low = low if axis.low is not None else low - room
-        high = high if axis.high is not None else high + room
-        if high <= low:
-            low, high = low - room, high + room
-    if axis.ticks is not None:
-        room = 0.12 * (high - low)
-        return _Scale(low=low - room, high=high + room, start=start, end=end, log=False, ticks=tuple(axis.ticks))
-    step = _step(high - low, most, whole=axis.whole)
-    low = low if axis.low is not None else math.floor(low / step + 1e-9) * step
-    high = high if axis.high is not None else math.ceil(high / step - 1e-9) * step
-    high = high if high > low else low + step
-    return _Scale(low=low, high=high, start=start, end=end, log=False, ticks=_multiples(low, high, step))
-
-
-def _multiples(low: float, high: float, step: float) -> tuple[float, ...]:
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return tuple(float(f"{i * step:.12g}") for i in range(first, last + 1))
-
-
-def _log_scaled(axis: Axis, low: float, high: float, *, start: float, end: float, most: int) -> _Scale:
-    room = max((high / low) ** 0.12, 1.15)
-    low, high = low / room, high * room
-    if axis.ticks is not None:
-        return _Scale(low=low, high=high, start=start, end=end, log=True, ticks=tuple(axis.ticks))
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    every = max(1, math.ceil((last - first) / most))
-    ticks: tuple[float, ...] = ()
-    for mantissas in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)):
-        places = (m * 10.0**e for e in range(first, last + 1, every) for m in mantissas)
-        ticks = tuple(tick for tick in places if low <= tick <= high)
-        if len(ticks) >= 3:
-            break
-    if len(ticks) < 2:
-        ticks = _multiples(low, high, _step(high - low, most, whole=False))
-    return _Scale(low=low, high=high, start=start, end=end, log=True, ticks=ticks)
-
-
-def _step(span: float, most: int, *, whole: bool) -> float:
-    """Give the least of 1, 2, 2.5 and 5 times a power of ten that needs no more than `most` ticks."""
-    rough = span / max(most - 1, 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step: float = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
-    return max(1.0, math.ceil(step)) if whole else step
-
-
-def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Give labels of one form for all ticks, as short as keeps them apart; powers of ten beyond six digits."""
-    sizes = [abs(tick) for tick in ticks if tick]
-    largest, least = (
-        max(sizes, default=0.0),
-        min([*sizes, *(abs(b - a) for a, b in pairwise(ticks) if a != b)], default=1.0),
-    )
-    powers = largest >= 1e6 or least < 1e-4
-    if not powers and largest / least > 50:
-        return [f"{tick:.12g}".replace("-", "−") for tick in ticks]
-    form = "e" if powers else "f"
-    digits = next((d for d in range(12) if all(abs(float(f"{t:.{d}{form}}") - t) <= 1e-9 * largest for t in ticks)), 12)
-    labels = [_power(tick, digits) if powers else f"{tick:.{digits}f}" for tick in ticks]
-    return [label.replace("-", "−") for label in labels]
-
-
-def _power(value: float, digits: int) -> str:
-    """Give 2.5·10⁷ with so many digits after the point."""
-    if not value:
-        return "0"
-    mantissa, _, exponent = f"{value:.{digits}e}".partition("e")
-    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"
-
-
 # ---------------------------------------------------------------------------------- frame
 
 
@@ -201,8 +82,8 @@ def _power(value: float, digits: int) -> str:
 class _Frame:
     """The plot inside its axes; y grows upwards."""
 
-    x: _Scale
-    y: _Scale
+    x: Scale
+    y: Scale
     bottom: float
 
     def at(self, x: float, y: float) -> tuple[float, float]:
@@ -227,12 +108,12 @@ def _framed(
     left: float | None = None,
 ) -> _Frame:
     """Draw grid, axes and labels for a plot `height` high; `left` is where the plot begins, if not where labels end."""
-    ordinate = _scaled(y, ys, start=top + height, end=top, most=most_y)
+    ordinate = scaled(y, ys, start=top + height, end=top, most=most_y)
     names = tick_labels(ordinate.ticks)
     if left is None:
         left = MARGIN_PX + LINE_PX + max(map(width_of, names), default=0.0) + 8
     right = WIDTH_PX - MARGIN_PX - 12
-    abscissa = _scaled(x, xs, start=left, end=right, most=6)
+    abscissa = scaled(x, xs, start=left, end=right, most=6)
     bottom = top + height
     for place, name in zip(ordinate.ticks, names, strict=True):
         drawing.line(left, ordinate(place), right, ordinate(place))
@@ -243,7 +124,7 @@ def _framed(
     return _Frame(x=abscissa, y=ordinate, bottom=lowest)
 
 
-def _under(drawing: Drawing, scale: _Scale, bottom: float, *, title: str) -> float:
+def _under(drawing: Drawing, scale: Scale, bottom: float, *, title: str) -> float:
     """Draw the axis below a plot, without labels that would touch; give the y below its title."""
     drawing.line(scale.start, bottom, scale.end, bottom, tone="ink")
     reached = -math.inf
@@ -337,45 +218,44 @@ def line_chart(
     if level is not None:
         drawing.path([frame.at(frame.x.low, level), frame.at(frame.x.high, level)], tone="pale", width=1, dash="4 4")
     for place, one in enumerate(series):
-        for band in _bands(one):
-            drawing.area(
-                [frame.at(v, h) for v, _, h in band] + [frame.at(v, low) for v, low, _ in reversed(band)],
-                tone=_tone(place),
-                share=0.18,
-            )
+        _draw_band(drawing, frame, one, place)
+    # Lines after all bands, so that none is dulled by another's.
     for place, one in enumerate(series):
-        for points in _runs(one):
-            placed = [frame.at(*point) for point in points]
-            if len(placed) > 1:
-                drawing.path(placed, tone=_tone(place), dash=_dash(place))
-            if marked or len(placed) == 1:
-                for point in placed:
-                    drawing.mark(_shape(place), *point, tone=_tone(place), size=3.2)
+        _draw_line(drawing, frame, one, place, marked=marked)
     said = [f"n = {of}. {x.title} across, {y.title} upwards."]
     said += [_series_in_words(one) for one in series] or ["Nothing to draw."]
     return drawing.finished(height=frame.bottom, title=title, description=" ".join(said))
 
 
-def _runs(one: Series) -> list[list[tuple[float, float]]]:
-    """Give the unbroken stretches of a line."""
-    runs: list[list[tuple[float, float]]] = [[]]
-    for x, y in zip(one.x, one.y, strict=True):
-        if y is None:
-            runs.append([])
-        else:
-            runs[-1].append((x, y))
-    return [run for run in runs if run]
+def _draw_band(drawing: Drawing, frame: _Frame, one: Series, place: int) -> None:
+    if one.low is None or one.high is None:
+        return
+    for band in _unbroken(zip(one.x, one.low, one.high, strict=True)):
+        if len(band) > 1:
+            upper, lower = [frame.at(x, high) for x, _, high in band], [frame.at(x, low) for x, low, _ in band]
+            drawing.area(upper + lower[::-1], tone=_tone(place), share=0.18)
 
 
-def _bands(one: Series) -> list[list[tuple[float, float, float]]]:
-    """Give the unbroken stretches of a band as (x, low, high), of two points at least."""
-    runs: list[list[tuple[float, float, float]]] = [[]]
-    for x, low, high in zip(one.x, one.low or (), one.high or (), strict=True) if one.low else ():
-        if low is None or high is None:
-            runs.append([])
+def _draw_line(drawing: Drawing, frame: _Frame, one: Series, place: int, *, marked: bool) -> None:
+    for points in _unbroken(zip(one.x, one.y, strict=True)):
+        placed = [frame.at(x, y) for x, y in points]
+        if len(placed) > 1:
+            drawing.path(placed, tone=_tone(place), dash=_dash(place))
+        if marked or len(placed) == 1:
+            for point in placed:
+                drawing.mark(_shape(place), *point, tone=_tone(place), size=3.2)
+
+
+def _unbroken(points: Iterable[tuple[float | None, ...]]) -> list[list[tuple[float, ...]]]:
+    """Give the stretches between points of which something is not known."""
+    stretches: list[list[tuple[float, ...]]] = [[]]
+    for point in points:
+        known = tuple(value for value in point if value is not None)
+        if len(known) < len(point):
+            stretches.append([])
         else:
-            runs[-1].append((x, low, high))
-    return [run for run in runs if len(run) > 1]
+            stretches[-1].append(known)
+    return [stretch for stretch in stretches if stretch]
 
 
 def _series_in_words(one: Series) -> str:
@@ -399,11 +279,10 @@ def reliability_diagram(
     """
     drawing = Drawing()
     of = counts(images, groups)
-    unit = Axis(title="share that was right", low=0, high=1)
     left = MARGIN_PX + LINE_PX + max(width_of("0.0"), width_of(str(max((b.images for b in bins), default=0)))) + 8
     frame = _framed(
-        drawing, x=Axis(title="", low=0, high=1), y=unit, xs=(), ys=(), top=heading(drawing, title, f"n = {of}") + 8, height=220,
-        x_labels=False, left=left,
+        drawing, x=share_axis(""), y=share_axis("share that was right"), xs=(), ys=(), height=220, x_labels=False, left=left,
+        top=heading(drawing, title, f"n = {of}") + 8,
     )  # fmt: skip
     drawing.path([frame.at(0, 0), frame.at(1, 1)], tone="pale", width=1, dash="4 4")
     for one in bins:
@@ -414,7 +293,7 @@ def reliability_diagram(
         drawing.mark(_shape(place), *frame.at(one.confidence, one.accuracy), tone=_tone(place))
     most = max((one.images for one in bins), default=1)
     lower = _framed(
-        drawing, x=Axis(title="confidence", low=0, high=1), y=Axis(title="images", low=0, high=most, whole=True),
+        drawing, x=share_axis("confidence"), y=Axis(title="images", low=0, high=most, whole=True),
         xs=(), ys=(), top=frame.bottom + 16, height=64, most_y=3, left=left,
     )  # fmt: skip
     for one in bins:
@@ -474,7 +353,7 @@ def candidates_chart(
 # ---------------------------------------------------------------------------------- differences
 
 
-def forest_plot(rows: Sequence[Difference], *, title: str, x_title: str, corrected: str = "Holm") -> Markup:
+def forest_plot(rows: Sequence[Difference], *, title: str, x_title: str) -> Markup:
     """Draw paired differences with their intervals around a line at zero, with counts and corrected p in words.
 
     A difference without an interval is a hollow mark alone. Counts stand at the top where all rows share them.
@@ -487,7 +366,7 @@ def forest_plot(rows: Sequence[Difference], *, title: str, x_title: str, correct
     each = 66.0 if shared else 82.0
     bottom = top + each * len(rows)
     ends = [v for row in rows for v in (row.value, row.low, row.high) if v is not None]
-    scale = _scaled(Axis(title=x_title), [0.0, *ends], start=MARGIN_PX + 16, end=WIDTH_PX - MARGIN_PX - 16, most=6)
+    scale = scaled(Axis(title=x_title), [0.0, *ends], start=MARGIN_PX + 16, end=WIDTH_PX - MARGIN_PX - 16, most=6)
     for place, row in enumerate(rows):
         y = top + each * place
         drawing.line(MARGIN_PX, y, WIDTH_PX - MARGIN_PX, y)
@@ -500,23 +379,89 @@ def forest_plot(rows: Sequence[Difference], *, title: str, x_title: str, correct
                     drawing.line(scale(end), y + 30, scale(end), y + 38, tone="s0", width=2)
             drawing.mark("square", scale(row.value), y + 34, tone="s0", hollow=row.low is None)
         drawing.text(MARGIN_PX, y + 59, _difference_words(row), tone="pale")
-        drawing.text(WIDTH_PX - MARGIN_PX, y + 59, _p_words(row.p, corrected), anchor="end", tone="pale")
+        drawing.text(WIDTH_PX - MARGIN_PX, y + 59, _p_words(row.p), anchor="end", tone="pale")
         if not shared:
             drawing.text(MARGIN_PX, y + 75, f"n = {of[place]}", tone="pale")
     below = _under(drawing, scale, bottom, title=x_title)
     words = [
-        f"{row.name}: {_difference_words(row)}, {_p_words(row.p, corrected)}, n = {one}."
+        f"{row.name}: {_difference_words(row)}, {_p_words(row.p)}, n = {one}."
         for row, one in zip(rows, of, strict=True)
     ]
     return drawing.finished(height=below, title=title, description=" ".join(words) or "No differences.")
 
 
-def _p_words(p: float | None, corrected: str) -> str:
+def _p_words(p: float | None) -> str:
     if p is None:
         return "no p"
-    return f"p < 0.001 ({corrected})" if p < 0.001 else f"p = {p:.3f} ({corrected})"
+    return "p < 0.001 (Holm)" if p < 0.001 else f"p = {p:.3f} (Holm)"
 
 
 def _difference_words(row: Difference) -> str:
-    ends = "no interval" if row.low is None or row.high is None else f"{signed(row.low)} to {signed(row.high)}"
+    ends = "no interval" if row.low is None or row.high is None else interval(row.low, row.high, signs=True)
     return f"{signed(row.value)} ({ends})"
+
+
+# ---------------------------------------------------------------------------------- confusion
+
+
+def confusion_svg(classes: Sequence[str], matrix: Sequence[Sequence[int]], *, groups: int | None) -> Markup:
+    """Draw counts and shares of each row as SVG 420 px wide; a class without images has a row of dashes, not of 0 %.
+
+    `matrix` (C, C) has the true class in rows; `groups` is None where groups are unknown. Readable for 2 to 10 classes.
+    Raises ValueError where the matrix does not fit the classes or has a negative count.
+    """
+    count = len(classes)
+    if count < 2 or len(matrix) != count or any(len(row) != count for row in matrix):
+        raise ValueError(f"a matrix of {[len(row) for row in matrix]} columns does not fit {count} classes")
+    if any(cell < 0 for row in matrix for cell in row):
+        raise ValueError(f"a count is negative: {[list(row) for row in matrix]}")
+
+    longest = 130.0 if count <= 3 else 110.0 if count <= 5 else 80.0
+    names = [shortened(name, longest) for name in classes]
+    name_width = max(map(width_of, names))
+    left = MARGIN_PX + LINE_PX + name_width + 8
+    width = (WIDTH_PX - MARGIN_PX - left) / count
+    height = min(max(width, 40), 78)
+    title, of = "Confusion matrix", counts(sum(map(sum, matrix)), groups)
+    drawing = Drawing()
+    top = heading(drawing, title, f"n = {of}") + LINE_PX + 4
+    tilted = name_width > width - 4
+    drawing.text(left + width * count / 2, top - 4, "predicted class", anchor="middle", tone="pale")
+    top += (name_width if tilted else SIZE_PX) + 8
+    drawing.text(MARGIN_PX + 11, top + height * count / 2, "true class", anchor="middle", tone="pale", turned=True)
+    for column, name in enumerate(names):
+        middle = left + width * (column + 0.5)
+        at, anchor = (middle + 4.5, "start") if tilted else (middle, "middle")
+        drawing.text(at, top - 6, name, anchor=anchor, turned=tilted, full=classes[column])
+    digits = max(len(str(cell)) for row in matrix for cell in row)
+    size = min(18.0, (width - 4) / (digits * 0.66))
+    # Whole percentages would be narrower than 11 px on a phone in ten columns: their share is in the shade and the words.
+    with_shares = width - 2 >= width_of("100 %", SIZE_PX)
+    for row, name in enumerate(names):
+        y, support = top + height * row, sum(matrix[row])
+        drawing.text(left - 8, y + height / 2 + 4.5, name, anchor="end", full=classes[row])
+        for column, cell in enumerate(matrix[row]):
+            x, share = left + width * column, cell / support if support else 0.0
+            drawing.rect(x, y, width, height, tone="paper", outlined=True)
+            drawing.rect(x + 0.5, y + 0.5, width - 1, height - 1, tone="shade", share=share)
+            middle, centre = x + width / 2, y + height / 2
+            base = centre + (-1 if with_shares else size * 0.36)
+            drawing.text(middle, base, str(cell), size=round(size, 1), anchor="middle", bold=row == column)
+            if with_shares:
+                said = f"{100 * share:.0f} %" if support else NO_VALUE
+                drawing.text(middle, centre + SIZE_PX + 2, said, anchor="middle")
+    bottom = top + height * count + LINE_PX + 3
+    said = "Percentages are" if with_shares else "Shades are"
+    drawing.text(MARGIN_PX, bottom, f"{said} shares of the true class.", tone="pale")
+    return drawing.finished(
+        height=math.ceil(bottom + 8), title=title, description=_confusion_words(classes, matrix, of)
+    )
+
+
+def _confusion_words(classes: Sequence[str], matrix: Sequence[Sequence[int]], of: str) -> str:
+    """Say the whole matrix in words."""
+    rows = [
+        f"true {name}: " + ", ".join(f"{cell} as {other}" for other, cell in zip(classes, row, strict=True))
+        for name, row in zip(classes, matrix, strict=True)
+    ]
+    return f"n = {of}. Rows are true classes. {'; '.join(rows)}."

@@ -6,12 +6,12 @@ class, and the style sheet of a page goes before plain colours.
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from leukemia_cli.reporting.html import FONT, LIGHT, Markup, counts, escaped
+from leukemia_cli.reporting.html import Markup, escaped
+from leukemia_cli.reporting.style import FONT, LIGHT
 
 # A phone of 390 px leaves 362 for a picture: text of 13 in a width of 420 is then 11 px high.
 WIDTH_PX = 420
@@ -117,10 +117,10 @@ class Drawing:
         outlined: bool = False,
     ) -> None:
         """Fill a rectangle; `share` is how opaque."""
-        edge = f" {_stroke('rule')}" if outlined else ""
+        edge = "rule" if outlined else None
         faint = f' fill-opacity="{share:.3g}"' if share < 1 else ""
         self._parts.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" {_both(tone, edge)}{faint}/>'
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" {_fill(tone, edge=edge)}{faint}/>'
         )
 
     def path(self, points: Sequence[tuple[float, float]], *, tone: str, width: float = 2, dash: str = "") -> None:
@@ -148,8 +148,7 @@ class Drawing:
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:g}" fill="none" {_stroke(tone)} stroke-width="1.6"/>'
             )
             return
-        inside = "paper" if hollow else tone
-        painted = f'{_both(inside, " " + _stroke(tone))} stroke-width="1.6"'
+        painted = f'{_fill("paper" if hollow else tone, edge=tone)} stroke-width="1.6"'
         if shape == "circle":
             self._parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:g}" {painted}/>')
             return
@@ -178,24 +177,16 @@ def _through(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
-def _fill(tone: str) -> str:
-    return f'class="{_fill_class(tone)}" fill="{_TONES[tone]}"'
+def _fill(tone: str, *, edge: str | None = None) -> str:
+    """Give class and colour of what is filled, and drawn around with a line of the tone `edge`."""
+    kind = f"f-{tone}" if tone[0] == "s" and tone[1:].isdigit() else tone
+    if edge is None:
+        return f'class="{kind}" fill="{_TONES[tone]}"'
+    return f'class="{kind} l-{edge}" fill="{_TONES[tone]}" stroke="{_TONES[edge]}"'
 
 
 def _stroke(tone: str) -> str:
     return f'class="l-{tone}" stroke="{_TONES[tone]}"'
-
-
-def _both(tone: str, stroke: str) -> str:
-    """Join a fill with a stroke that has a class of its own."""
-    if not stroke:
-        return _fill(tone)
-    kind, _, rest = stroke.strip().removeprefix('class="').partition('"')
-    return f'class="{_fill_class(tone)} {kind}" fill="{_TONES[tone]}"{rest}'
-
-
-def _fill_class(tone: str) -> str:
-    return f"f-{tone}" if tone[0] == "s" and tone[1:].isdigit() else tone
 
 
 def heading(drawing: Drawing, title: str, below: str) -> float:
@@ -206,80 +197,3 @@ def heading(drawing: Drawing, title: str, below: str) -> float:
     drawing.text(MARGIN_PX, 17, said, size=TITLE_PX, bold=True, full=title)
     drawing.text(MARGIN_PX, 35, below, tone="pale")
     return 44.0
-
-
-# ---------------------------------------------------------------------------------- the confusion matrix
-
-
-def confusion_svg(
-    classes: Sequence[str], matrix: Sequence[Sequence[int]], *, groups: int | None, title: str = "Confusion matrix"
-) -> Markup:
-    """Draw counts and shares of each row as SVG 420 px wide; a class without images has a row of dashes, not of 0 %.
-
-    `matrix` (C, C) has the true class in rows; `groups` is None where groups are unknown. Readable for 2 to 10 classes.
-    Raises ValueError where the matrix does not fit the classes or has a negative count.
-    """
-    count = len(classes)
-    if count < 2 or len(matrix) != count or any(len(row) != count for row in matrix):
-        raise ValueError(f"a matrix of {[len(row) for row in matrix]} columns does not fit {count} classes")
-    if any(cell < 0 for row in matrix for cell in row):
-        raise ValueError(f"a count is negative: {[list(row) for row in matrix]}")
-
-    longest = 130.0 if count <= 3 else 110.0 if count <= 5 else 80.0
-    names = [shortened(name, longest) for name in classes]
-    name_width = max(map(width_of, names))
-    left = MARGIN_PX + LINE_PX + name_width + 8
-    cell = (WIDTH_PX - MARGIN_PX - left) / count
-    cell_height = min(max(cell, 40), 78)
-    of = counts(sum(map(sum, matrix)), groups)
-    drawing = Drawing()
-    top = heading(drawing, title, f"n = {of}") + LINE_PX + 4
-    tilted = max(width_of(name) for name in names) > cell - 4
-    drawing.text(left + cell * count / 2, top - 4, "predicted class", anchor="middle", tone="pale")
-    top += (name_width if tilted else SIZE_PX) + 8
-    drawing.text(MARGIN_PX + 11, top + cell_height * count / 2, "true class", anchor="middle", tone="pale", turned=True)
-    for column, name in enumerate(names):
-        x = left + cell * (column + 0.5)
-        drawing.text(
-            *((x + 4.5, top - 6) if tilted else (x, top - 6)),
-            name,
-            anchor="start" if tilted else "middle",
-            turned=tilted,
-            full=classes[column],
-        )
-    digits = max(len(str(number)) for row in matrix for number in row)
-    count_size = min(18.0, (cell - 4) / (digits * 0.66))
-    # Whole percentages would be narrower than 11 px on a phone in ten columns: their share is in the shade and the words.
-    with_shares = cell - 2 >= width_of("100 %", SIZE_PX)
-    for row, (name, numbers) in enumerate(zip(names, matrix, strict=True)):
-        y, support = top + cell_height * row, sum(numbers)
-        drawing.text(left - 8, y + cell_height / 2 + 4.5, name, anchor="end", full=classes[row])
-        for column, number in enumerate(numbers):
-            x, share = left + cell * column, number / support if support else 0.0
-            drawing.rect(x, y, cell, cell_height, tone="paper", outlined=True)
-            drawing.rect(x + 0.5, y + 0.5, cell - 1, cell_height - 1, tone="shade", share=share)
-            centre = y + cell_height / 2
-            drawing.text(
-                x + cell / 2,
-                centre + (-1 if with_shares else count_size * 0.36),
-                str(number),
-                size=round(count_size, 1),
-                anchor="middle",
-                bold=row == column,
-            )
-            if with_shares:
-                said = f"{100 * share:.0f} %" if support else "–"
-                drawing.text(x + cell / 2, centre + SIZE_PX + 2, said, anchor="middle")
-    bottom = top + cell_height * count + LINE_PX + 3
-    said = "Percentages are" if with_shares else "Shades are"
-    drawing.text(MARGIN_PX, bottom, f"{said} shares of the true class.", tone="pale")
-    return drawing.finished(height=math.ceil(bottom + 8), title=title, description=_words(classes, matrix, of))
-
-
-def _words(classes: Sequence[str], matrix: Sequence[Sequence[int]], of: str) -> str:
-    """Say the whole matrix in words."""
-    rows = [
-        f"true {name}: " + ", ".join(f"{number} as {other}" for other, number in zip(classes, numbers, strict=True))
-        for name, numbers in zip(classes, matrix, strict=True)
-    ]
-    return f"n = {of}. Rows are true classes. {'; '.join(rows)}."

@@ -12,7 +12,8 @@ from PIL import Image
 
 from leukemia_cli.domain import Note, unheard
 from leukemia_cli.errors import DataError
-from leukemia_cli.reporting.page import Heatmap, report_page
+from leukemia_cli.reporting.evaluation_page import report_page
+from leukemia_cli.reporting.evaluation_source import Heatmap
 from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.overlays import data_uri
 

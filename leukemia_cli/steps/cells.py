@@ -10,6 +10,7 @@ Requirements met here:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -33,7 +34,7 @@ from leukemia_cli.vision.decode import MAX_MEGAPIXELS, BadImage, Decoded, Unusab
 from leukemia_cli.vision.outlines import LONGEST_PX, outlined, outlined_at
 from leukemia_cli.vision.overlays import heatmap_name, png_bytes
 from leukemia_cli.vision.slides import SLIDE_SUFFIXES, needs_slide, open_slide
-from leukemia_cli.workspace import check_replaceable, check_writable, destination, write_bytes
+from leukemia_cli.workspace.files import check_replaceable, check_writable, destination, write_bytes
 
 Form = Literal["csv", "jsonl", "geojson", "json"]
 
@@ -91,8 +92,8 @@ def find_cells_in(
     """
     place = 0
     for is_slide, group in itertools.groupby(paths, key=lambda path: _is_slide(path, settings)):
-        look = _of_slides if is_slide else _of_images
-        for each in look(group, place, settings, track, note):
+        look = functools.partial(_of_slides, track=track, note=note) if is_slide else _of_images
+        for each in look(group, place, settings):
             place += 1
             yield each
 
@@ -107,9 +108,8 @@ def _is_slide(path: str, settings: CellSettings) -> bool:
 # --------------------------------------------------------------------------------------------------------- images
 
 
-def _of_images(paths: Iterable[str], start: int, settings: CellSettings, track: Track, note: Note) -> Iterator[CellsOf]:
+def _of_images(paths: Iterable[str], start: int, settings: CellSettings) -> Iterator[CellsOf]:
     """Look at images that fit into memory; the first is the `start`-th input."""
-    del track, note  # an image is looked at whole
     named: dict[int, str] = {}
 
     def remembered() -> Iterator[str]:

@@ -30,7 +30,7 @@ from leukemia_cli.learning.sighting import Sighting, looks_of, sight, sight_slid
 from leukemia_cli.reporting.cells import CellCall, cell_row, cell_table, drawn_cell, geojson_lines
 from leukemia_cli.reporting.documents import held_back
 from leukemia_cli.reporting.findings import Finding, Row, columns, json_line, kinds
-from leukemia_cli.reporting.outputs import Terms, finished, open_rows
+from leukemia_cli.reporting.outputs import Terms, check_output, finished, open_rows
 from leukemia_cli.reporting.row_stores import ROW_FORMS, RowForm, need_parquet, parquet_schema, parquet_table
 from leukemia_cli.vision.cutting import Cut, Cutting, InputUnit, cut
 from leukemia_cli.vision.decode import decode
@@ -38,15 +38,8 @@ from leukemia_cli.vision.overlays import heatmap_name, overlay, png_bytes
 from leukemia_cli.vision.overviews import class_colour, gallery, overview
 from leukemia_cli.vision.slides import SLIDE_SUFFIXES, Slide, held, needs_slide, open_slide
 from leukemia_cli.vision.smear import smear_colours
-from leukemia_cli.workspace import (
-    RunFolder,
-    check_replaceable,
-    check_writable,
-    destination,
-    is_export,
-    run_at,
-    write_bytes,
-)
+from leukemia_cli.workspace.files import check_replaceable, check_writable, destination, write_bytes
+from leukemia_cli.workspace.runs import RunFolder, is_export, run_at
 
 if TYPE_CHECKING:
     from leukemia_cli.learning.heatmaps import Heat
@@ -432,15 +425,19 @@ class Delivery:
 
     form: FindingForm
     output: Path | None = None
+    rows_per_part: int | None = None
+    """Of a folder of parts, which `output` then is; None is one file."""
     shard: Shard | None = None
     resume: bool = False
     cluster: Spread | None = None
     """Where else than in this process the rows are made."""
 
     def __post_init__(self) -> None:
+        if self.rows_per_part is not None and self.output is None:
+            raise UsageError("--rows-per-part needs --output", "Name a folder, such as rows/")
         if self.cluster is not None and (self.output is None or self.row_form is None):
             raise UsageError(
-                "--cluster needs --output FILE in csv, jsonl or parquet", "What a cluster makes is to be resumable"
+                "--cluster needs --output in csv, jsonl or parquet", "What a cluster makes is to be resumable"
             )
         if self.form == "parquet" and self.output is None:
             raise UsageError("--format parquet needs --output FILE", "A terminal or a pipe takes csv and jsonl")
@@ -453,10 +450,13 @@ class Delivery:
                 f"--resume cannot go on with --format {self.form}: half of its document is none",
                 f"Use --format {', '.join(ROW_FORMS[:-1])} or {ROW_FORMS[-1]}",
             )
+        if self.rows_per_part is not None and self.form != "parquet":
+            raise UsageError(
+                f"--output {self.output}/ is a folder of parts, and --format {self.form} is one file",
+                "Say --format parquet; or leave out --rows-per-part and the / at the end",
+            )
         if self.output is not None:
-            if self.output.suffix.lower() in IMAGE_SUFFIXES:
-                raise UsageError(f"--output {self.output} has the name of an image", "Name a file such as findings.csv")
-            check_replaceable(self.output)
+            check_output(self.output, self.rows_per_part)
 
     @property
     def row_form(self) -> RowForm | None:
@@ -525,10 +525,10 @@ def write_findings(
             yield row
 
     if delivery.output is not None and (form := delivery.row_form) is not None:
-        terms = _terms(run, classifier, settings, form, delivery.shard)
+        terms = _terms(run, classifier, settings, delivery, form)
         # Images that a network saw together stay together: sums in another batch differ in their last digits.
         group = settings.batch_size if classifier.cutting is None else 1
-        _write_rows(delivery.output, terms, group, dealt, made, tally, resume=delivery.resume, note=note)
+        _write_rows(delivery, terms, group, dealt, made, tally, note)
     else:
         _write_document(run.id, classifier, delivery, found(), out, table)
     return tally.errors, tally.rows
@@ -559,7 +559,7 @@ def _predictor(path: str, settings: ClassifySettings) -> Predict:
 
 
 def _terms(
-    run: RunFolder, classifier: Classifier, settings: ClassifySettings, form: RowForm, shard: Shard | None
+    run: RunFolder, classifier: Classifier, settings: ClassifySettings, delivery: Delivery, form: RowForm
 ) -> Terms:
     return Terms(
         leuk=__version__,
@@ -572,22 +572,24 @@ def _terms(
         abstain=settings.abstain,
         input_unit=settings.input_unit,
         max_megapixels=settings.max_megapixels,
-        shard=shard,
+        shard=delivery.shard,
+        rows_per_part=delivery.rows_per_part,
     )
 
 
 def _write_rows(
-    output: Path,
+    delivery: Delivery,
     terms: Terms,
     group: int,
     dealt: Dealt,
     made: Callable[[], Iterator[Row]],
     tally: _Tally,
-    *,
-    resume: bool,
     note: Note,
 ) -> None:
     """Write rows to where a later command can go on with them."""
+    output, resume = delivery.output, delivery.resume
+    if output is None:
+        raise ValueError("rows that can be gone on with lie in a file or a folder")
     if resume and (whole := finished(output, terms)) is not None:
         note(f"{whole.file} is whole already: {counted(whole.rows, 'row')}; nothing was done")
         tally.rows, tally.errors = whole.rows, whole.errors

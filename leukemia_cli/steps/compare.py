@@ -13,29 +13,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from leukemia_cli import __version__
 from leukemia_cli.catalog import BACKBONES, VARIANTS, candidates, find_backbone, find_variant
 from leukemia_cli.data.splits import deal_folds, repeat_folds
-from leukemia_cli.domain import (
-    NO_GROUPS,
-    PROPOSED_GROUPS,
-    Manifest,
-    Note,
-    Track,
-    counted,
-    few_groups,
-    fingerprint,
-    silent,
-    unheard,
-)
+from leukemia_cli.domain import Manifest, Note, Track, counted, fingerprint, silent, unheard
 from leukemia_cli.errors import MachineError, UsageError
-from leukemia_cli.judging.comparison import compare_pairs
-from leukemia_cli.judging.intervals import group_bootstrap, plain_values
-from leukemia_cli.judging.metrics import METRICS
 from leukemia_cli.judging.predictions import Predictions
 from leukemia_cli.learning.comparing import (
     Job,
@@ -54,42 +40,20 @@ from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of, set
 from leukemia_cli.learning.runs import versions
 from leukemia_cli.learning.training import SVM_ROWS, Recipe, TrainPlan, within
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
-from leukemia_cli.reporting.comparison import (
-    CandidateScore,
-    ComparisonDocument,
-    PairedDifference,
-    PaperFigure,
-    comparison_csv,
-    comparison_latex,
-    comparison_markdown,
-    comparison_page,
-)
-from leukemia_cli.reporting.evaluation import figure_of, is_random, subset_of
-from leukemia_cli.workspace import (
-    Workspace,
-    count_look,
-    fresh_folder,
-    looks_at,
-    now,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from leukemia_cli.reporting.comparison import CandidateScore, ComparisonDocument
+from leukemia_cli.reporting.comparison_document import ComparisonContext, Protocol, Row, comparison_document
+from leukemia_cli.reporting.comparison_latex import comparison_latex
+from leukemia_cli.reporting.comparison_page import comparison_page
+from leukemia_cli.reporting.comparison_text import comparison_csv, comparison_markdown
+from leukemia_cli.workspace.documents import write_json
+from leukemia_cli.workspace.files import fresh_folder, write_bytes, write_text
+from leukemia_cli.workspace.folders import Workspace
+from leukemia_cli.workspace.looks import count_look, looks_at
 
-SCHEMA_VERSION = 1
-PAIRED_METRICS = ("balanced_accuracy", "macro_f1")
 COPIES = 5
 """Augmented copies of each image beside it under the optimistic protocol; our choice."""
 IMAGE_FOLDS = 5
 """The optimistic protocol holds one of five parts out: 80/20."""
-
-PAPER_FIGURES: tuple[PaperFigure, ...] = (
-    {"task": "binary", "model": "SENet-D", "metric": "accuracy", "value": 0.9984},
-    {"task": "five-class", "model": "SENet-D", "metric": "accuracy", "value": 0.8448},
-)
-"""Nisar, Lee and Ali 2025, ICON-SONICS, abstract."""
-
-Protocol = Literal["grouped", "paper"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,31 +148,12 @@ class _Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Chosen:
-    """What a cell chose, once its features are let go."""
-
-    repeat: int
-    fold: int
-    judged: Judged
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
-    """A backbone with a variant, judged: predictions of each repeat and what its cells chose."""
-
-    backbone: str
-    variant: str
-    weights: str
-    random_weights: bool
-    candidates: int
-    predictions: tuple[Predictions, ...]
-    chosen: tuple[_Chosen, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Begun:
-    """What is settled before hours of work: machine, partitions, and for each backbone its weights and recipes."""
+    """What is settled before hours of work: what was asked for, machine, partitions, and each backbone's weights and recipes."""
 
+    workspace: Workspace
+    manifest: Manifest
+    settings: CompareSettings
     machine: Machine
     loaded: Mapping[str, LoadedBackbone]
     digests: Mapping[str, str]
@@ -227,21 +172,21 @@ def compare(
     note: Note = unheard,
 ) -> Compared:
     """Run every cell that is not done, and write `comparisons/<id>/`; raises UsageError for a manifest without folds."""
-    begun = _begin(manifest, settings, note)
-    rows: dict[Protocol, list[_Row]] = {"grouped": [], "paper": []}
+    begun = _begin(workspace, manifest, settings, note)
+    rows: dict[Protocol, list[Row]] = {"grouped": [], "paper": []}
     new = 0
     for backbone in begun.loaded:
-        table = _table(workspace, manifest, settings, backbone, begun, track)
+        table = _table(begun, backbone, track)
         for protocol in _protocols(settings):
-            cells = list(_cells(manifest, settings, backbone, begun, table, protocol))
-            judged, made = _judge(cells, note)
+            judged, made = _judge(list(_cells(begun, backbone, table, protocol)), note)
             new += made
-            rows[protocol] += _rows(settings, manifest, begun.loaded[backbone], protocol, judged)
+            rows[protocol] += _rows(begun, backbone, protocol, judged)
     part = fingerprint(sorted(sample.sha256 for sample in manifest.samples))
     looks = looks_at(workspace, part)
     if new:  # figures that were seen before are no further look
         looks = count_look(workspace, part, split="test", run=f"comparison of {', '.join(begun.loaded)}")
-    document = _document(manifest, settings, rows, begun, looks, command)
+    context = _context(begun, looks, command)
+    document = comparison_document(manifest, rows[settings.protocol], rows["grouped"], context)
     folder = workspace.comparisons_folder / document["id"]
     with fresh_folder(folder) as beside:
         write_json(beside / "compare.json", document)
@@ -256,14 +201,14 @@ def plan_comparison(
     workspace: Workspace, manifest: Manifest, settings: CompareSettings, *, note: Note = unheard
 ) -> Planned:
     """Say which cells would run, and about how long they take, from a measurement of some seconds; writes nothing."""
-    begun = _begin(manifest, settings, note)
+    begun = _begin(workspace, manifest, settings, note)
     listed: list[dict[str, Any]] = []
     estimates = []
     for backbone in begun.loaded:
         todo: list[_Cell] = []
-        table = _table(workspace, manifest, settings, backbone, begun, silent)
+        table = _table(begun, backbone, silent)
         for protocol in _protocols(settings):
-            cells = list(_cells(manifest, settings, backbone, begun, table, protocol))
+            cells = list(_cells(begun, backbone, table, protocol))
             left = [cell for cell in cells if finished_cell(cell.job) is None]
             todo += left
             for variant in settings.variants:
@@ -296,7 +241,7 @@ def _protocols(settings: CompareSettings) -> tuple[Protocol, ...]:
     return ("grouped", "paper") if settings.protocol == "paper" else ("grouped",)
 
 
-def _begin(manifest: Manifest, settings: CompareSettings, note: Note) -> _Begun:
+def _begin(workspace: Workspace, manifest: Manifest, settings: CompareSettings, note: Note) -> _Begun:
     """Fail before hours of work: folds, partitions, weights of every backbone, room for every kernel matrix."""
     if manifest.folds is None:
         raise UsageError(
@@ -314,20 +259,9 @@ def _begin(manifest: Manifest, settings: CompareSettings, note: Note) -> _Begun:
         note(f"warning: {told}")
     machine = choose_machine(settings.training.device, settings.training.workers)
     note(f"device: {machine.description}")
-    loaded = {}
-    for backbone in dict.fromkeys(settings.backbones):
-        pretrained = load_backbone(
-            backbone,
-            settings.training.weights,
-            seed=settings.training.seed,
-            fit=settings.training.fit,
-            input_size_px=settings.training.input_size_px,
-        )
-        remedies = settled(settings.training.remedies, settings.training.background, manifest.unit)
-        loaded[backbone] = with_remedies(pretrained, remedies)
-        note(f"backbone: {backbone}, weights: {loaded[backbone].spec.weights_source}")
-        if loaded[backbone].spec.is_random:
-            note("warning: --weights none: the backbone is random, never trained on anything; expect poor figures")
+    loaded = {
+        backbone: _loaded(backbone, settings.training, manifest, note) for backbone in dict.fromkeys(settings.backbones)
+    }
     recipes = {
         backbone: {
             variant: within(recipe_of(_settings_of(settings, backbone, variant)), weights.spec.feature_width, note)
@@ -338,6 +272,9 @@ def _begin(manifest: Manifest, settings: CompareSettings, note: Note) -> _Begun:
     if any(recipe.svms for of_backbone in recipes.values() for recipe in of_backbone.values()):
         _check_kernels(manifest, settings)
     return _Begun(
+        workspace=workspace,
+        manifest=manifest,
+        settings=settings,
         machine=machine,
         loaded=loaded,
         digests={name: state_digest(weights.module.state_dict()) for name, weights in loaded.items()},
@@ -345,6 +282,17 @@ def _begin(manifest: Manifest, settings: CompareSettings, note: Note) -> _Begun:
         partitions=partitions,
         repeats_note=told,
     )
+
+
+def _loaded(backbone: str, training: TrainSettings, manifest: Manifest, note: Note) -> LoadedBackbone:
+    loaded = load_backbone(
+        backbone, training.weights, seed=training.seed, fit=training.fit, input_size_px=training.input_size_px
+    )
+    loaded = with_remedies(loaded, settled(training.remedies, training.background, manifest.unit))
+    note(f"backbone: {backbone}, weights: {loaded.spec.weights_source}")
+    if loaded.spec.is_random:
+        note("warning: --weights none: the backbone is random, never trained on anything; expect poor figures")
+    return loaded
 
 
 def _check_kernels(manifest: Manifest, settings: CompareSettings) -> None:
@@ -387,49 +335,34 @@ def _selects(variant: str, given: TrainSettings) -> bool:
     return any(count is not None for count in counts)
 
 
-def _table(
-    workspace: Workspace,
-    manifest: Manifest,
-    settings: CompareSettings,
-    backbone: str,
-    begun: _Begun,
-    track: Track,
-) -> Table:
+def _table(begun: _Begun, backbone: str, track: Track) -> Table:
     return table_of(
-        manifest,
+        begun.manifest,
         begun.loaded[backbone],
-        _plan(settings, backbone, begun),
+        _plan(begun, backbone),
         digest=begun.digests[backbone],
         machine=begun.machine,
-        cache_root=workspace.features_folder / "cache",
-        cells=workspace.comparisons_folder / "cells",
+        cache_root=begun.workspace.features_folder / "cache",
+        cells=begun.workspace.comparisons_folder / "cells",
         track=track,
     )
 
 
-def _plan(settings: CompareSettings, backbone: str, begun: _Begun) -> TrainPlan:
-    return replace(plan_of(replace(settings.training, backbone=backbone), begun.machine), doubt=None)
+def _plan(begun: _Begun, backbone: str) -> TrainPlan:
+    return replace(plan_of(replace(begun.settings.training, backbone=backbone), begun.machine), doubt=None)
 
 
-def _cells(
-    manifest: Manifest,
-    settings: CompareSettings,
-    backbone: str,
-    begun: _Begun,
-    table: Table,
-    protocol: Protocol,
-) -> Iterator[_Cell]:
+def _cells(begun: _Begun, backbone: str, table: Table, protocol: Protocol) -> Iterator[_Cell]:
     """Yield the cells of one backbone under one protocol, first repeat first."""
-    plan, partitions = _plan(settings, backbone, begun), begun.partitions
-    folds: Sequence[int] = range(manifest.folds or 0)
+    plan, partitions = _plan(begun, backbone), begun.partitions
+    folds: Sequence[int] = range(begun.manifest.folds or 0)
     if protocol == "paper":
-        views = Views(count=settings.copies + 1, augmentation=plan.augmentation, seed=plan.seed)
+        views = Views(count=begun.settings.copies + 1, augmentation=plan.augmentation, seed=plan.seed)
         table = copies_of(table, views)
         plan = replace(plan, views=1)
         dealt = [(s.group, s.label) for s in table.manifest.samples]
-        partitions = [
-            tuple(deal_folds(dealt, IMAGE_FOLDS, settings.training.seed + repeat)) for repeat in range(len(partitions))
-        ]
+        seed = begun.settings.training.seed
+        partitions = [tuple(deal_folds(dealt, IMAGE_FOLDS, seed + repeat)) for repeat in range(len(partitions))]
         folds = (0,)
     for repeat, partition in enumerate(partitions):
         dealt_table = table.dealt(partition)
@@ -485,262 +418,74 @@ def _work(cell: _Cell) -> int:
 # ----------------------------------------------------------------------------------------------------------- rows
 
 
-def _rows(
-    settings: CompareSettings,
-    manifest: Manifest,
-    loaded: LoadedBackbone,
-    protocol: Protocol,
-    judged: Sequence[tuple[_Cell, Judged]],
-) -> list[_Row]:
-    rows = []
-    for variant in settings.variants:
+def _rows(begun: _Begun, backbone: str, protocol: Protocol, judged: Sequence[tuple[_Cell, Judged]]) -> Iterator[Row]:
+    """Yield the row of each variant; nothing of it holds on to features."""
+    spec = begun.loaded[backbone].spec
+    for variant in begun.settings.variants:
         mine = [(cell, result) for cell, result in judged if cell.variant == variant]
         recipe = mine[0][0].job.recipe
-        rows.append(
-            _Row(
-                backbone=mine[0][0].backbone,
-                variant=variant,
-                weights=loaded.spec.weights if loaded.spec.is_random else loaded.spec.weights_source,
-                random_weights=is_random(loaded.spec.weights),
-                candidates=len(recipe.heads) + len(recipe.svms),
-                predictions=tuple(
-                    _predictions(manifest, protocol, [(c, r) for c, r in mine if c.repeat == repeat])
-                    for repeat in sorted({cell.repeat for cell, _ in mine})
-                ),
-                chosen=tuple(_Chosen(repeat=c.repeat, fold=c.job.fold, judged=r) for c, r in mine),
-            )
+        yield Row(
+            backbone=backbone,
+            variant=variant,
+            weights=spec.weights if spec.is_random else spec.weights_source,
+            random_weights=spec.is_random,
+            candidates=len(recipe.heads) + len(recipe.svms),
+            predictions=tuple(
+                _predictions(begun.manifest, protocol, [(c, r) for c, r in mine if c.repeat == repeat])
+                for repeat in sorted({cell.repeat for cell, _ in mine})
+            ),
+            choices=tuple(
+                {
+                    "repeat": cell.repeat,
+                    "fold": cell.job.fold,
+                    "choice": result.choice,
+                    "trials": cast(list[CandidateScore], list(result.trials)),
+                }
+                for cell, result in mine
+            ),
+            seconds=sum(result.seconds for _, result in mine),
         )
-    return rows
 
 
 def _predictions(manifest: Manifest, protocol: Protocol, judged: Sequence[tuple[_Cell, Judged]]) -> Predictions:
     """Pool the judgements of one partition, in the order of the images."""
     samples = judged[0][0].job.table.manifest.samples
-    at: dict[int, np.ndarray[Any, np.dtype[np.float64]]] = {}
+    at: dict[int, NDArray[np.float64]] = {}
     for _, result in judged:
         at.update(zip(result.places, result.probabilities, strict=True))
     places = sorted(at)
-    order = {name: i for i, name in enumerate(manifest.task.classes)}
     return Predictions(
         classes=manifest.task.classes,
         positive=manifest.task.positive,
-        labels=np.array([order[samples[i].label] for i in places], dtype=np.int64),
+        labels=np.array(manifest.task.indices(samples[i].label for i in places), dtype=np.int64),
         probabilities=np.stack([at[i] for i in places]),
         groups=tuple(samples[i].group for i in places),
         groups_source="none" if protocol == "paper" else manifest.groups_source,
     )
 
 
-# ------------------------------------------------------------------------------------------------------- document
-
-
-def _document(
-    manifest: Manifest,
-    settings: CompareSettings,
-    rows: Mapping[Protocol, Sequence[_Row]],
-    begun: _Begun,
-    looks: int,
-    command: Sequence[str],
-) -> ComparisonDocument:
-    shown = rows[settings.protocol]
-    seed = settings.training.seed
-    estimates = {id(row): group_bootstrap(row.predictions[0], resamples=settings.resamples, seed=seed) for row in shown}
-    grouped = [group_bootstrap(row.predictions[0], resamples=settings.resamples, seed=seed) for row in rows["grouped"]]
-    per_class = {c: len({s.group for s in manifest.samples if s.label == c}) for c in manifest.task.classes}
+def _context(begun: _Begun, looks: int, command: Sequence[str]) -> ComparisonContext:
+    settings, training = begun.settings, begun.settings.training
     optimistic = settings.protocol == "paper"
     identity = {
-        "manifest": manifest.fingerprint,
-        "settings": asdict(replace(settings, training=replace(settings.training, device="auto", workers=None))),
+        "manifest": begun.manifest.fingerprint,
+        "settings": asdict(replace(settings, training=replace(training, device="auto", workers=None))),
         "backbones": dict(begun.digests),
     }
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "id": f"{settings.protocol}-{fingerprint(identity)[:8]}",
-        "protocol": settings.protocol,
-        "protocol_title": _protocol_title(manifest, settings, len(begun.partitions)),
-        "optimistic": optimistic,
-        "task": manifest.task.name,
-        "subset": subset_of(manifest.task.classes, manifest.task.whole),
-        "classes": list(manifest.task.classes),
-        "positive": manifest.task.positive,
-        "images": len(manifest.samples),
-        "groups": len({sample.group for sample in manifest.samples}),
-        "groups_source": manifest.groups_source,
-        "groups_per_class": per_class,
-        "folds": IMAGE_FOLDS if optimistic else int(manifest.folds or 0),
-        "repeats": len(begun.partitions),
-        "repeats_asked": settings.repeats,
-        "repeats_note": begun.repeats_note,
-        "grid": settings.training.grid,
-        "tune": settings.training.tune,
-        "views": 1 if optimistic else settings.training.views,
-        "copies": len(manifest.samples) * (settings.copies + 1) if optimistic else None,
-        "seed": seed,
-        "manifest": manifest.fingerprint,
-        "created": now(),
-        "leuk_version": __version__,
-        "command": list(command),
-        "copies_per_image": settings.copies if optimistic else None,
-        "looks": looks,
-        "resamples": settings.resamples,
-        "versions": dict(versions()),
-        "headline_metric": "balanced_accuracy",
-        "rows": [
-            {
-                "backbone": row.backbone,
-                "variant": row.variant,
-                "weights": row.weights,
-                "random_weights": row.random_weights,
-                "metrics": {name: figure_of(e) for name, e in estimates[id(row)].items()},
-                "repeats": _repeats(row.predictions),
-                "choices": [
-                    {
-                        "repeat": chosen.repeat,
-                        "fold": chosen.fold,
-                        "choice": chosen.judged.choice,
-                        "trials": cast(list[CandidateScore], list(chosen.judged.trials)),
-                    }
-                    for chosen in row.chosen
-                ],
-                "seconds": sum(chosen.judged.seconds for chosen in row.chosen),
-            }
-            for row in shown
-        ],
-        "differences": _differences(settings, shown),
-        "paper": list(PAPER_FIGURES),
-        "protocol_differences": _protocol_differences(settings),
-        "optimism": [
-            {
-                "backbone": row.backbone,
-                "variant": row.variant,
-                "metric": name,
-                "optimistic": figure_of(estimates[id(row)][name]),
-                "grouped": figure_of(honest[name]),
-                "difference": _minus(estimates[id(row)][name].value, honest[name].value),
-            }
-            for row, honest in zip(shown if optimistic else (), grouped, strict=False)
-            for name in ("balanced_accuracy", "accuracy", "macro_f1")
-        ],
-        "warnings": _warnings(manifest, settings, shown, per_class, begun.repeats_note),
-    }
-
-
-def _minus(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
-
-
-def _repeats(predictions: Sequence[Predictions]) -> dict[str, list[float | None]]:
-    values = [plain_values(p, METRICS) for p in predictions]
-    return {name: [value[name] for value in values] for name in METRICS}
-
-
-def _differences(settings: CompareSettings, rows: Sequence[_Row]) -> list[PairedDifference]:
-    """Compare the rows that differ in one thing: two variants of a backbone, or two backbones with a variant."""
-    named = {f"{row.backbone} {row.variant}": row for row in rows}
-    pairs = [
-        (a, b)
-        for i, (a, one) in enumerate(named.items())
-        for b, other in list(named.items())[i + 1 :]
-        if (one.backbone == other.backbone) != (one.variant == other.variant)
-    ]
-    contrasts = compare_pairs(
-        {name: row.predictions[0] for name, row in named.items()},
-        PAIRED_METRICS,
-        pairs=pairs,
+    return ComparisonContext(
+        id=f"{settings.protocol}-{fingerprint(identity)[:8]}",
+        protocol=settings.protocol,
+        copies_per_image=settings.copies if optimistic else None,
+        folds=IMAGE_FOLDS if optimistic else int(begun.manifest.folds or 0),
+        repeats=len(begun.partitions),
+        repeats_asked=settings.repeats,
+        repeats_note=begun.repeats_note,
+        grid=training.grid,
+        tune=training.tune,
+        views=1 if optimistic else training.views,
+        seed=training.seed,
         resamples=settings.resamples,
-        seed=settings.training.seed,
+        looks=looks,
+        command=tuple(command),
+        versions=versions(),
     )
-    return [
-        {
-            "a": {"backbone": named[c.a].backbone, "variant": named[c.a].variant},
-            "b": {"backbone": named[c.b].backbone, "variant": named[c.b].variant},
-            "metric": c.difference.metric,
-            "value": c.difference.value,
-            "low": c.difference.low,
-            "high": c.difference.high,
-            "n": c.difference.n,
-            "groups": c.difference.groups,
-            "method": c.difference.method,
-            "freedom": c.difference.freedom,
-            "p": c.p,
-            "p_holm": c.p_holm,
-            "test": c.test,
-        }
-        for c in contrasts
-    ]
-
-
-def _protocol_title(manifest: Manifest, settings: CompareSettings, repeats: int) -> str:
-    if settings.protocol == "paper":
-        return (
-            f"optimistic protocol: {settings.copies} augmented copies of each image beside it, then a random 80/20 split "
-            f"of the copies, patients ignored; {counted(repeats, 'repeat')}"
-        )
-    unit = "image" if manifest.groups_source == "none" else "group"
-    return (
-        f"{manifest.folds} folds by {unit} × {counted(repeats, 'repeat')}, out-of-fold predictions pooled, every choice "
-        "made inside the training folds"
-    )
-
-
-def _protocol_differences(settings: CompareSettings) -> list[str]:
-    return [
-        "other images: theirs were of ALL-IDB1 and the ASH Image Bank, in numbers that are not published",
-        "their split is not published; here no group is ever on both sides"
-        if settings.protocol == "grouped"
-        else "their split is not published; this one ignores patients and copies, as much of the literature does",
-        "their hyper-parameters, widths and rates are not published; ours are chosen inside the training folds"
-        if settings.protocol == "grouped"
-        else "their hyper-parameters, widths and rates are not published; ours are chosen inside the training part",
-        "they give one accuracy each; we lead with balanced accuracy, with its interval"
-        if settings.protocol == "grouped"
-        else "they give one accuracy each, without counts or an interval",
-        f"how far they trained their backbones is not published; here: {settings.training.tune}",
-    ]
-
-
-def _warnings(
-    manifest: Manifest,
-    settings: CompareSettings,
-    rows: Sequence[_Row],
-    per_class: Mapping[str, int],
-    repeats_note: str | None,
-) -> list[str]:
-    found = []
-    if settings.protocol == "paper":
-        found.append(
-            "OPTIMISTIC PROTOCOL: copies of one image, and images of one patient, lie in training and test data alike; "
-            "these figures say how much such a split flatters, not how good a model is"
-        )
-    if manifest.unit == "cell":
-        found.append(
-            "single cells are compared here, each by its own label: not to be held beside figures of photographs that "
-            "leuk evaluate gives"
-        )
-    random = sorted({row.backbone for row in rows if row.random_weights})
-    if random:
-        found.append(
-            f"RANDOM WEIGHTS: {', '.join(random)} started from random numbers (weights: none), nothing was pretrained; "
-            "these figures say nothing about what the method can do"
-        )
-    subset = subset_of(manifest.task.classes, manifest.task.whole)
-    if subset:
-        found.append(
-            f"{subset} ({', '.join(manifest.task.classes)}): not to be compared with figures of the whole task"
-        )
-    if repeats_note:
-        found.append(repeats_note)
-    if manifest.groups_source == "none":
-        found.append(NO_GROUPS)
-    else:
-        found += few_groups(per_class)
-    if manifest.groups_source == "proposed":
-        found.append(PROPOSED_GROUPS)
-    unchosen = [
-        f"{row.backbone} {row.variant}"
-        for row in rows
-        if row.candidates > 1 and any(not chosen.judged.trials for chosen in row.chosen)
-    ]
-    if unchosen:
-        found.append(f"too few groups to choose by in some folds of {', '.join(unchosen)}: defaults were taken there")
-    return [*dict.fromkeys([*found, *(w for w in manifest.warnings if not w.startswith("fewer than"))])]

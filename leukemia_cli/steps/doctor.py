@@ -16,7 +16,8 @@ from leukemia_cli.data.manifest import read_manifest
 from leukemia_cli.errors import LeukError
 from leukemia_cli.learning.machine import granted_cores
 from leukemia_cli.learning.weight_store import find_weights
-from leukemia_cli.workspace import list_runs, open_workspace
+from leukemia_cli.workspace.folders import open_workspace
+from leukemia_cli.workspace.runs import list_runs
 
 State = Literal["ok", "note", "problem"]
 _IN_WORKSPACE = {"workspace", "manifest", "runs"}

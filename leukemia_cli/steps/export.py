@@ -27,18 +27,10 @@ from leukemia_cli.learning.machine import choose_machine
 from leukemia_cli.learning.opening import verified_for
 from leukemia_cli.learning.runs import versions
 from leukemia_cli.learning.verifying import Judged, Shown, held_against, judge, shown
-from leukemia_cli.workspace import (
-    EXPORT_SUFFIX,
-    SCHEMA_VERSION,
-    RunFolder,
-    check_replaceable,
-    check_writable,
-    is_export,
-    now,
-    open_workspace,
-    sealed,
-    write_json,
-)
+from leukemia_cli.workspace.documents import SCHEMA_VERSION, now, sealed, write_json
+from leukemia_cli.workspace.files import check_replaceable, check_writable
+from leukemia_cli.workspace.folders import open_workspace
+from leukemia_cli.workspace.runs import EXPORT_SUFFIX, RunFolder, is_export
 
 Format = Literal["onnx", "openvino"]
 

@@ -22,28 +22,23 @@ from leukemia_cli.domain import (
     Remedies,
     Sample,
     Track,
+    Unit,
     silent,
     unheard,
 )
-from leukemia_cli.errors import DataError, MachineError, UsageError, WorkspaceError
+from leukemia_cli.errors import DataError, UsageError
 from leukemia_cli.learning.arrays import Features
 from leukemia_cli.learning.features import FeatureCache, Views, extract, seen_whole, state_digest
-from leukemia_cli.learning.loading import load_classifier
-from leukemia_cli.learning.machine import choose_machine, place
+from leukemia_cli.learning.loading import backbone_of, load_classifier
+from leukemia_cli.learning.machine import Machine, choose_machine, place
 from leukemia_cli.learning.recipes import settled, with_remedies
 from leukemia_cli.learning.runs import versions
-from leukemia_cli.learning.weights import load_backbone
-from leukemia_cli.workspace import (
-    FEATURES_JSON,
-    SCHEMA_VERSION,
-    RunFolder,
-    Workspace,
-    disk_errors,
-    now,
-    sealed,
-    write_bytes,
-    write_json,
-)
+from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
+from leukemia_cli.reporting.row_stores import need_parquet
+from leukemia_cli.workspace.documents import SCHEMA_VERSION, now, sealed, write_json
+from leukemia_cli.workspace.files import numbered_folder, write_bytes
+from leukemia_cli.workspace.folders import FEATURES_JSON, Workspace
+from leukemia_cli.workspace.runs import RunFolder
 
 Format = Literal["safetensors", "npz", "csv", "parquet"]
 FEATURES_FILE = "features.safetensors"
@@ -103,43 +98,20 @@ def extract_features(
     if (run is None) == (settings.backbone is None):
         raise UsageError("name either --run or --backbone", "For example: leuk extract-features --backbone senet")
     if settings.output is not None and settings.format == "parquet":
-        _need_parquet()
+        need_parquet()
     machine = choose_machine(settings.device, settings.workers)
-    if run is not None:
-        classifier = load_classifier(run, machine)
-        if len(classifier.members) > 1 and classifier.backbone is None:
-            raise UsageError(
-                f"run {run.id} tuned {len(classifier.members)} backbones, one a fold",
-                "Name a run of one fold: --fold I",
-            )
-        backbone, spec = classifier.backbone or classifier.members[0].backbone, classifier.spec
-        preprocessing, weights = classifier.preprocessing, spec.weights
-    else:
-        loaded = load_backbone(
-            settings.backbone or "",
-            settings.weights,
-            seed=settings.seed,
-            fit=settings.fit,
-            input_size_px=settings.input_size_px,
-        )
-        loaded = with_remedies(loaded, settled(settings.remedies, settings.background, manifest.unit))
-        backbone, spec, preprocessing = loaded.module, loaded.spec, loaded.preprocessing
-        place(backbone, machine)
-        weights = settings.weights if settings.weights in ("auto", "none") else str(Path(settings.weights).absolute())
-        note(f"backbone: {spec.name} ({spec.timm_name}), weights: {spec.weights_source}")
-    if backbone is None:
-        raise WorkspaceError("the run has no backbone", "It is damaged: train it again")
+    loaded = _of_run(run, machine) if run is not None else _by_name(settings, manifest.unit, machine, note)
     note(f"device: {machine.description}")
     samples = manifest.samples if settings.split == "all" else manifest.part(settings.split)
     if not samples:
         hint = "A manifest of folds has no splits: use --split all" if manifest.folds else "Prepare it larger"
         raise DataError(f"the manifest has no {settings.split} {manifest.unit}s", hint)
-    digest = state_digest(backbone.state_dict())
-    cache = FeatureCache(workspace.features_folder / "cache", digest, preprocessing)
+    spec, digest = loaded.spec, state_digest(loaded.module.state_dict())
+    cache = FeatureCache(workspace.features_folder / "cache", digest, loaded.preprocessing)
     features = extract(
-        backbone,
+        loaded.module,
         samples,
-        preprocessing,
+        loaded.preprocessing,
         cache=cache,
         views=Views(),
         machine=machine,
@@ -150,10 +122,9 @@ def extract_features(
     whole = {sample.sha256 for sample in samples} & cache.unmeasured
     if whole:
         note(seen_whole(len(whole)))
-    order = {name: i for i, name in enumerate(manifest.task.classes)}
-    labels = np.array([order[s.label] for s in samples], dtype=np.int64)
-    stem = run.id if run is not None else spec.name.replace(":", "-").replace("/", "-")
-    folder = _new_folder(workspace, f"{stem}-{settings.split}")
+    labels = np.array(manifest.task.indices(sample.label for sample in samples), dtype=np.int64)
+    stem = run.id if run is not None else spec.stem
+    folder = numbered_folder(workspace.features_folder, f"{stem}-{settings.split}")
     facts = {
         "schema_version": SCHEMA_VERSION,
         "features": folder.name,
@@ -166,11 +137,11 @@ def extract_features(
         "width": int(features.shape[1]),
         "run": None if run is None else run.id,
         "backbone": spec.name,
-        "weights": weights,
+        "weights": spec.weights if run is not None else _again(settings.weights),
         "weights_source": spec.weights_source,
         "backbone_sha256": digest,
         "seed": settings.seed,
-        "preprocessing": preprocessing.as_json(),
+        "preprocessing": loaded.preprocessing.as_json(),
         "backbone_spec": spec.as_json(),
         "created": now(),
         "versions": versions(),
@@ -188,18 +159,33 @@ def extract_features(
     return Extracted(folder=folder, facts=facts, output=settings.output)
 
 
-def _new_folder(workspace: Workspace, stem: str) -> Path:
-    with disk_errors(workspace.features_folder):
-        workspace.features_folder.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            folder = workspace.features_folder / f"{stem}-{number}"
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                number += 1
-                continue
-            return folder
+def _of_run(run: RunFolder, machine: Machine) -> LoadedBackbone:
+    classifier = load_classifier(run, machine)
+    if len(classifier.members) > 1 and classifier.backbone is None:
+        raise UsageError(
+            f"run {run.id} tuned {len(classifier.members)} backbones, one a fold",
+            "Name a run of one fold: --fold I",
+        )
+    return backbone_of(classifier)
+
+
+def _by_name(settings: ExtractSettings, unit: Unit, machine: Machine, note: Note) -> LoadedBackbone:
+    loaded = load_backbone(
+        settings.backbone or "",
+        settings.weights,
+        seed=settings.seed,
+        fit=settings.fit,
+        input_size_px=settings.input_size_px,
+    )
+    loaded = with_remedies(loaded, settled(settings.remedies, settings.background, unit))
+    place(loaded.module, machine)
+    note(f"backbone: {loaded.spec.name} ({loaded.spec.timm_name}), weights: {loaded.spec.weights_source}")
+    return loaded
+
+
+def _again(weights: str) -> str:
+    """Give what the same weights are loaded by from another folder."""
+    return weights if weights in ("auto", "none") else str(Path(weights).absolute())
 
 
 def _exported(
@@ -225,15 +211,6 @@ def _exported(
             lines.append(csv_line([sample.path, sample.label, sample.group, *map(float, row)]))
         return "".join(lines).encode("utf-8", errors="surrogateescape")
     return _parquet(features, samples, names)
-
-
-def _need_parquet() -> None:
-    try:
-        import pyarrow.parquet  # noqa: F401 - only whether it is there
-    except ImportError as error:
-        raise MachineError(
-            "--format parquet needs pyarrow", "Install it with: pip install 'leukemia-cli[parquet]'"
-        ) from error
 
 
 def _parquet(features: Features, samples: Sequence[Sample], names: Sequence[str]) -> bytes:

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,23 +29,15 @@ from leukemia_cli.learning.classifier import Classifier
 from leukemia_cli.learning.doubt import DoubtSettings
 from leukemia_cli.learning.features import state_digest
 from leukemia_cli.learning.fitting import FitSettings
-from leukemia_cli.learning.loading import load_classifier
+from leukemia_cli.learning.loading import backbone_of, load_classifier
 from leukemia_cli.learning.machine import Machine, choose_machine
 from leukemia_cli.learning.recipes import augmentation_of, settled, with_remedies
 from leukemia_cli.learning.runs import FinishedRun, finish_run
 from leukemia_cli.learning.training import Recipe, TrainedMember, Trainer, TrainPlan, within
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
-from leukemia_cli.workspace import (
-    FEATURES_JSON,
-    SCHEMA_VERSION,
-    RunFolder,
-    Workspace,
-    check_schema,
-    find_run,
-    new_run_folder,
-    now,
-    read_json,
-)
+from leukemia_cli.workspace.documents import SCHEMA_VERSION, check_schema, now, read_json
+from leukemia_cli.workspace.folders import FEATURES_JSON, Workspace
+from leukemia_cli.workspace.runs import RunFolder, find_run, new_run_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,42 +98,26 @@ def fit_svm(
         raise UsageError("name one of --features, --run and --backbone", "For example: leuk fit-svm --backbone senet")
     wanted = Wanted(selected=settings.selected, selectors=settings.selectors, kernels=settings.kernels)
     tried = candidates(VARIANTS["svm"], wanted=wanted)
-    recipe = Recipe(variant="svm", heads=(), svms=tried.svms, tune="head")
     machine = choose_machine(settings.device, settings.workers)
     note(f"device: {machine.description}")
     facts = None if settings.features is None else _feature_facts(workspace, manifest, settings.features)
     if facts is not None and facts["run"] is not None:
         run = find_run(workspace, facts["run"], manifest=manifest.fingerprint)
-    classifier: Classifier | None = None
-    if run is not None:
-        classifier = _classifier(run, manifest, machine)
-        loaded, tune = _loaded_from(classifier), str(run.facts["tune"])
+    classifier = None if run is None else _classifier(run, manifest, machine)
+    if classifier is not None:
+        loaded = backbone_of(classifier)
     else:
-        loaded, tune = _loaded_from_name(settings, manifest.unit) if facts is None else _loaded_again(facts), "head"
+        loaded = _loaded_from_name(settings, manifest.unit) if facts is None else _loaded_again(facts)
     note(f"backbone: {loaded.spec.name}, weights: {loaded.spec.weights_source}")
-    recipe = within(recipe, loaded.spec.feature_width, note)
-    seed = settings.seed
-    if run is not None and classifier is not None and classifier.backbone is None:
-        seed = int(run.facts["seed"])  # deals the parts that tuning dealt: another seed would choose on images it saw
-    plan = TrainPlan(
-        fit=FitSettings(batch_size=settings.batch_size, epochs=0),
-        head_fit=FitSettings(),
-        augmentation=augmentation_of(settings.stain_jitter),
-        views=1 if settings.features else settings.views,
-        precision="fp32",
-        checkpoint_every_s=0.0,
-        max_megapixels=settings.max_megapixels,
-        seed=seed,
-        doubt=DoubtSettings(
-            false_alarm=settings.false_alarm,
-            risk=settings.risk,
-            alpha=settings.alpha,
-            least_cells=settings.least_cells,
-        ),
-    )
+    recipe = within(Recipe(variant="svm", heads=(), svms=tried.svms, tune="head"), loaded.spec.feature_width, note)
+    tuned = classifier is not None and classifier.backbone is None
+    plan = _plan(settings)
+    if run is not None and tuned:
+        # It deals the parts that tuning dealt: another seed would choose on images that the backbone saw.
+        plan = replace(plan, seed=int(run.facts["seed"]))
     folder = new_run_folder(
         workspace,
-        settings.name or f"{loaded.spec.name.replace(':', '-').replace('/', '-')}-svm",
+        settings.name or f"{loaded.spec.stem}-svm",
         {
             "schema_version": SCHEMA_VERSION,
             "name": settings.name,
@@ -163,25 +139,47 @@ def fit_svm(
         track=track,
         note=note,
     )
-    trained: list[TrainedMember] = []
-    if classifier is not None:
-        for member in classifier.members:
-            trained.append(trainer.svm_on(member.fold, member.backbone, inner=member.backbone is None))
-    else:
-        folds: Sequence[int | None] = range(manifest.folds) if manifest.folds else (None,)
-        trained.extend(trainer.svm_on(fold, None, inner=True) for fold in folds)
     return finish_run(
         folder,
         manifest,
         loaded,
-        trained,
+        _trained(trainer, classifier, manifest),
         plan=plan,
         machine=machine,
         variant="svm",
-        tune=tune,
+        tune="head" if run is None else str(run.facts["tune"]),
         seconds=time.monotonic() - started,
-        shared_backbone=classifier is None or classifier.backbone is not None,
+        shared_backbone=not tuned,
     )
+
+
+def _plan(settings: FitSvmSettings) -> TrainPlan:
+    return TrainPlan(
+        fit=FitSettings(batch_size=settings.batch_size, epochs=0),
+        head_fit=FitSettings(),
+        augmentation=augmentation_of(settings.stain_jitter),
+        views=1 if settings.features else settings.views,
+        precision="fp32",
+        checkpoint_every_s=0.0,
+        max_megapixels=settings.max_megapixels,
+        seed=settings.seed,
+        doubt=DoubtSettings(
+            false_alarm=settings.false_alarm,
+            risk=settings.risk,
+            alpha=settings.alpha,
+            least_cells=settings.least_cells,
+        ),
+    )
+
+
+def _trained(trainer: Trainer, classifier: Classifier | None, manifest: Manifest) -> list[TrainedMember]:
+    """Fit a machine for each member of a run, or for each fold."""
+    if classifier is not None:
+        return [
+            trainer.svm_on(member.fold, member.backbone, inner=member.backbone is None) for member in classifier.members
+        ]
+    folds: Sequence[int | None] = range(manifest.folds) if manifest.folds else (None,)
+    return [trainer.svm_on(fold, None, inner=True) for fold in folds]
 
 
 def _classifier(run: RunFolder, manifest: Manifest, machine: Machine) -> Classifier:
@@ -191,13 +189,6 @@ def _classifier(run: RunFolder, manifest: Manifest, machine: Machine) -> Classif
             "Its backbone may have seen these images: prepare its data again, or name --backbone",
         )
     return load_classifier(run, machine)
-
-
-def _loaded_from(classifier: Classifier) -> LoadedBackbone:
-    module = classifier.backbone or classifier.members[0].backbone
-    if module is None:
-        raise WorkspaceError(f"run {classifier.run} has no backbone", "It is damaged: train it again")
-    return LoadedBackbone(module=module, spec=classifier.spec, preprocessing=classifier.preprocessing, last_stage=())
 
 
 def _loaded_from_name(settings: FitSvmSettings, unit: Unit) -> LoadedBackbone:

@@ -20,7 +20,6 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from leukemia_cli.catalog import IMAGE_SUFFIXES
 from leukemia_cli.data.shards import Shard
 from leukemia_cli.domain import Note, Track, silent, unheard
 from leukemia_cli.errors import DataError, UsageError, WorkspaceError
@@ -30,14 +29,18 @@ from leukemia_cli.reporting.outputs import (
     SIDECAR,
     Output,
     Terms,
+    check_output,
     find_output,
+    is_parted,
     open_rows,
     partial_of,
     read_sidecar,
     sidecar_of,
 )
 from leukemia_cli.reporting.row_stores import (
+    BEGUN,
     LINES,
+    MARK,
     ROW_FORMS,
     Lines,
     LineStore,
@@ -45,17 +48,19 @@ from leukemia_cli.reporting.row_stores import (
     RowForm,
     need_parquet,
     parquet_batches,
+    parquet_rows,
     parquet_schema,
+    parts_in,
 )
-from leukemia_cli.workspace import check_replaceable, disk_errors
+from leukemia_cli.workspace.files import disk_errors
 
 Read = TypeVar("Read")
 
 _HELD_BYTES = 64 << 20
 """For reading ahead, over all parts."""
 _LEAST_AHEAD, _MOST_AHEAD = 32 << 10, 4 << 20
-_BLOCK_ROWS = 20_000
-"""Rows that are put in order and written at once."""
+_BLOCK_ROWS, _BLOCK_LINES = 20_000, 1_000
+"""Rows that are put in order and written at once, as a table or as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,31 +85,40 @@ class Merged:
 
 
 def merge(
-    parts: Sequence[str], output: Path, form: RowForm | None = None, *, track: Track = silent, note: Note = unheard
+    parts: Sequence[str],
+    output: Path,
+    form: RowForm | None = None,
+    rows_per_part: int | None = None,
+    *,
+    track: Track = silent,
+    note: Note = unheard,
 ) -> Merged:
     """Put the rows of all shards into `output`, in the order of the inputs, and give it a sidecar of its own.
 
-    `parts` are outputs of `classify --shard`, or folders or patterns of them. Raises WorkspaceError for a part that is
-    missing, unfinished, damaged or of another run or setting, DataError for parts of other inputs and for a path that
-    occurs twice.
+    `parts` are outputs of `classify --shard`, or folders or patterns of them; with `rows_per_part` the output is a folder of
+    Parquet in parts of so many rows. Raises WorkspaceError for a part that is missing, unfinished, damaged or of another run
+    or setting, DataError for parts of other inputs and for a path that occurs twice.
     """
-    if output.suffix.lower() in IMAGE_SUFFIXES:
-        raise UsageError(f"--output {output} has the name of an image", "Name a file such as findings.csv")
-    check_replaceable(output)
+    check_output(output, rows_per_part)
+    if rows_per_part is not None and form not in (None, "parquet"):
+        raise UsageError(
+            f"--output {output}/ is a folder of parts, and --format {form} is one file",
+            "Say --format parquet; or leave out --rows-per-part and the / at the end",
+        )
     files = named_parts(parts)
     if any(file.resolve() == output.resolve() for file in files):
         raise UsageError(f"--output {output} is one of the parts", "Name another file")
     whole = ordered([_whole(file) for file in track(files, total=len(files), label="checked")])
-    form = form or _form_of(output, whole)
+    form = "parquet" if rows_per_part is not None else form or _form_of(output, whole)
     if form == "parquet" or any(part.terms.form == "parquet" for part in whole):
         need_parquet()
-    terms = replace(whole[0].terms, form=form, shard=None)
+    terms = replace(whole[0].terms, form=form, shard=None, rows_per_part=rows_per_part)
     with open_rows(output, terms, note=note) as rows:
         hashes = array("q")
         total = whole[0].inputs
-        if form != "parquet" and all(part.terms.form == form for part in whole):
+        if isinstance(rows.store, LineStore) and all(part.terms.form == form for part in whole):
             _copy_lines(whole, rows.store, hashes, track)
-        elif form == "parquet" and all(part.terms.form == form for part in whole):
+        elif isinstance(rows.store, PartStore) and all(part.terms.form == form for part in whole):
             _copy_tables(whole, rows.store, hashes, track)
         else:
             for row in track(_in_turn([_rows(part, len(whole)) for part in whole]), total=total, label="merged"):
@@ -124,7 +138,9 @@ def named_parts(given: Sequence[str]) -> list[Path]:
     files: dict[Path, Path] = {}
     for word in given:
         path = Path(word)
-        if path.is_dir():
+        if is_parted(path):
+            found = [path]
+        elif path.is_dir():
             found = _in_folder(path)
         elif not os.path.lexists(word) and glob.has_magic(word):
             names = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - a pattern may be absolute
@@ -139,32 +155,33 @@ def named_parts(given: Sequence[str]) -> list[Path]:
 
 
 def _is_beside(name: str) -> bool:
-    return name.endswith((SIDECAR, PARTIAL)) or Path(name).is_dir()
+    return name.endswith((SIDECAR, PARTIAL)) or (Path(name).is_dir() and not is_parted(Path(name)))
 
 
 def _in_folder(folder: Path) -> list[Path]:
     """Give the outputs of shards in a folder; a merged one may lie there too."""
     found = []
-    for place in sorted(folder.glob(f"*{SIDECAR}")):
+    for place in sorted((*folder.glob(f"*{SIDECAR}"), *folder.glob(f"*/{MARK}"))):
         told = read_sidecar(place)
-        if isinstance(told, Output) and told.terms.shard is not None and not told.file.name.endswith(PARTIAL):
+        if isinstance(told, Output) and told.terms.shard is not None:
             found.append(told.file)
     if not found:
-        raise WorkspaceError(f"no output of a shard in {folder}", "Name the files, or the folder that holds them")
+        lost = f": it holds parts, and no {MARK}" if parts_in(folder) else ""
+        raise WorkspaceError(f"no output of a shard in {folder}{lost}", "Name the files, or the folder that holds them")
     return list(dict.fromkeys(found))
 
 
 def _whole(file: Path) -> Output:
-    part = find_output(file)
+    begun = file if file.name.endswith(PARTIAL) else partial_of(file)
+    part = None if begun == file else find_output(file)
     if part is not None:
         return part
-    if sidecar_of(partial_of(file)).exists():
+    if begun == file or sidecar_of(begun).exists() or is_parted(begun):
         raise WorkspaceError(f"part {file} is not finished", "Go on with it: the same leuk classify … --resume")
     if not file.exists():
         raise WorkspaceError(f"part {file} is not there", "Check the path, or make it again")
-    raise WorkspaceError(
-        f"part {file} has no {sidecar_of(file).name} beside it", "Copy that too, or make the part again"
-    )
+    told = f"{MARK} in" if file.is_dir() else f"{sidecar_of(file).name} beside"
+    raise WorkspaceError(f"part {file} has no {told} it", "Copy that too, or make the part again")
 
 
 def ordered(parts: Sequence[Output]) -> list[Output]:
@@ -177,7 +194,7 @@ def ordered(parts: Sequence[Output]) -> list[Output]:
         shard = part.terms.shard
         if shard is None:
             raise WorkspaceError(f"part {part.file} is no shard: it holds every input", "Leave it out")
-        differences = first.terms.differences(part.terms, but=("form", "shard"))
+        differences = first.terms.differences(part.terms, but=("form", "shard", "rows_per_part"))
         if first.terms.shard is not None and first.terms.shard.of != shard.of:
             differences.append(f"shards: {first.terms.shard.of} there, {shard.of} here")
         if differences:
@@ -213,9 +230,9 @@ def _check_all(shards: dict[Shard, Output]) -> None:
         return
     named = ", ".join(f"{number}/{of}" for number in missing[:8]) + (" and more" if len(missing) > 8 else "")
     begun = [
-        str(place).removesuffix(SIDECAR)
+        str(place.parent if place.name == BEGUN else place).removesuffix(SIDECAR)
         for folder in dict.fromkeys(part.file.parent for part in shards.values())
-        for place in sorted(folder.glob(f"*{PARTIAL}{SIDECAR}"))
+        for place in sorted((*folder.glob(f"*{PARTIAL}{SIDECAR}"), *folder.glob(f"*{PARTIAL}/{BEGUN}")))
         if isinstance(told := read_sidecar(place), Terms) and told.shard is not None and told.shard.number in missing
     ]
     hint = f"Unfinished: {', '.join(begun[:4])}; go on with --resume" if begun else "Name them too, or make them"
@@ -265,10 +282,10 @@ class _Reopened(io.RawIOBase):
         return self._at
 
 
-def _opened(part: Output, parts: int) -> io.BufferedReader:
+def _opened(file: Path, parts: int) -> io.BufferedReader:
     ahead = min(_MOST_AHEAD, max(_LEAST_AHEAD, _HELD_BYTES // parts))
-    with disk_errors(part.file):
-        return io.BufferedReader(_Reopened(part.file), ahead)
+    with disk_errors(file):
+        return io.BufferedReader(_Reopened(file), ahead)
 
 
 def _lines_of(part: Output) -> Lines:
@@ -278,27 +295,45 @@ def _lines_of(part: Output) -> Lines:
 def _records(part: Output, parts: int) -> Iterator[bytes]:
     """Yield the rows of a text as they stand; raises WorkspaceError where they are not as many as its sidecar says."""
     lines = _lines_of(part)
-    records = lines.records(_opened(part, parts))
-    if lines.head and next(records, b"") != lines.head:
-        raise _damaged(part, "it begins with other columns")
-    yield from _counted(part, records)
+    records = lines.records(_opened(part.file, parts))
+    try:
+        if lines.head and next(records, b"") != lines.head:
+            raise ValueError("it begins with other columns")
+        for _ in range(part.rows):
+            record = next(records, None)
+            if record is None:
+                raise ValueError(f"it has fewer than {part.rows} rows")
+            yield record
+        if next(records, None) is not None:
+            raise ValueError(f"it has more than {part.rows} rows")
+    except ValueError as error:
+        raise _damaged(part, str(error)) from error
 
 
 def _rows(part: Output, parts: int) -> Iterator[Row]:
     """Yield the rows of a part of any format; raises WorkspaceError where it is damaged."""
     if part.terms.form == "parquet":
-        yield from _counted(part, (row for table in _tables(part, parts) for row in table.to_pylist()))
+        yield from (row for table in _tables(part, parts) for row in table.to_pylist())
         return
     yield from _read(part, _records(part, parts), _lines_of(part).row)
 
 
 def _tables(part: Output, parts: int) -> Iterator[Any]:
-    """Yield the row groups of a Parquet part; raises WorkspaceError where they have other columns."""
+    """Yield the row groups of a Parquet part; raises WorkspaceError where it is damaged, or has other rows than it says."""
+    import pyarrow as pa
+
     schema = parquet_schema(part.terms.kinds, {})
-    for table in parquet_batches(_opened(part, parts)):
-        if not table.schema.equals(schema):
-            raise _damaged(part, "it has other columns")
-        yield table
+    try:
+        there = sum(map(parquet_rows, part.files))
+        if there != part.rows:
+            raise ValueError(f"it has {'fewer' if there < part.rows else 'more'} than {part.rows} rows")
+        for file in part.files:
+            for table in parquet_batches(_opened(file, parts)):
+                if not table.schema.equals(schema):
+                    raise ValueError("it has other columns")
+                yield table
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _damaged(part, str(error)) from error
 
 
 def _read(part: Output, items: Iterator[Any], reading: Callable[[Any], Read]) -> Iterator[Read]:
@@ -308,16 +343,6 @@ def _read(part: Output, items: Iterator[Any], reading: Callable[[Any], Read]) ->
             yield reading(item)
         except (ValueError, RecursionError) as error:
             raise _damaged(part, str(error)) from error
-
-
-def _counted(part: Output, items: Iterator[Any]) -> Iterator[Any]:
-    for _ in range(part.rows):
-        item = next(items, None)
-        if item is None:
-            raise _damaged(part, f"it has fewer than {part.rows} rows")
-        yield item
-    if next(items, None) is not None:
-        raise _damaged(part, f"it has more than {part.rows} rows")
 
 
 def _damaged(part: Output, why: str) -> WorkspaceError:
@@ -340,16 +365,14 @@ def _in_turn(parts: Sequence[Iterator[Any]]) -> Iterator[Any]:
 # -------------------------------------------------------------------------------------------------------- copying
 
 
-def _copy_lines(parts: Sequence[Output], store: Any, hashes: array[int], track: Track) -> None:
-    if not isinstance(store, LineStore):
-        raise ValueError("lines are copied to lines")
+def _copy_lines(parts: Sequence[Output], store: LineStore, hashes: array[int], track: Track) -> None:
     path = _lines_of(parts[0]).path
     waiting: list[bytes] = []
     told = [_read(part, _records(part, len(parts)), lambda record: (hash(path(record)), record)) for part in parts]
     for hashed, record in track(_in_turn(told), total=parts[0].inputs, label="merged"):
         hashes.append(hashed)
         waiting.append(record)
-        if len(waiting) == _BLOCK_ROWS // 20:
+        if len(waiting) == _BLOCK_LINES:
             store.add_records(b"".join(waiting))
             waiting.clear()
     store.add_records(b"".join(waiting))
@@ -381,12 +404,10 @@ def _taker(part: Output, parts: int) -> _Taker:
     return take
 
 
-def _copy_tables(parts: Sequence[Output], store: Any, hashes: array[int], track: Track) -> None:
+def _copy_tables(parts: Sequence[Output], store: PartStore, hashes: array[int], track: Track) -> None:
     """Put tables in order a block of turns at a time."""
     import pyarrow as pa
 
-    if not isinstance(store, PartStore):
-        raise ValueError("tables are copied to tables")
     takers = [_taker(part, len(parts)) for part in parts]
     turns = max(1, _BLOCK_ROWS // len(parts))
     starts = range(0, parts[0].rows, turns)

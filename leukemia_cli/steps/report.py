@@ -8,7 +8,10 @@ from leukemia_cli.domain import Note, unheard
 from leukemia_cli.errors import DataError, WorkspaceError
 from leukemia_cli.reporting.evaluation import SCHEMA_VERSION
 from leukemia_cli.reporting.thumbnails import HEATMAPS, illustrated
-from leukemia_cli.workspace import RunFolder, Workspace, check_own, check_schema, read_json, reports_of, write_text
+from leukemia_cli.workspace.documents import check_schema, read_json
+from leukemia_cli.workspace.files import write_text
+from leukemia_cli.workspace.folders import Workspace
+from leukemia_cli.workspace.runs import RunFolder, check_own, reports_of
 
 
 def report(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from leukemia_cli.workspace import RunFolder, Workspace, list_runs, read_json, reports_of, validation_score
+from leukemia_cli.workspace.documents import read_json
+from leukemia_cli.workspace.folders import Workspace
+from leukemia_cli.workspace.runs import RunFolder, list_runs, reports_of, validation_score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from leukemia_cli.domain import Track, silent
 from leukemia_cli.errors import UsageError
-from leukemia_cli.vision.drawing import SampleSet, write_sample_images
+from leukemia_cli.vision.sample_set import SampleSet, write_sample_images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,17 +22,11 @@ from leukemia_cli.learning.recipes import TrainSettings, plan_of, recipe_of, set
 from leukemia_cli.learning.runs import CHECKPOINT_FOLDER, FinishedRun, finish_run
 from leukemia_cli.learning.training import Recipe, Trainer, within
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
-from leukemia_cli.workspace import (
-    SCHEMA_VERSION,
-    RunFolder,
-    Workspace,
-    clear_unfinished,
-    find_run,
-    new_run_folder,
-    now,
-    read_run_folder,
-    run_lock,
-)
+from leukemia_cli.workspace.documents import SCHEMA_VERSION, now
+from leukemia_cli.workspace.files import clear_unfinished
+from leukemia_cli.workspace.folders import Workspace
+from leukemia_cli.workspace.locks import run_lock
+from leukemia_cli.workspace.runs import RunFolder, find_run, new_run_folder, read_run_folder
 
 
 def folds_of(manifest: Manifest, fold: int | Literal["all"] | None) -> tuple[int | None, ...]:

@@ -97,6 +97,21 @@ def prepared(trained: Trained, tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def _folded(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("folded") / "ws"
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:
+        code = run(["prepare", str(pictures), "--task", "binary", "--folds", "2", "--workspace", str(root)])
+    assert code == 0, err.getvalue()
+    return root
+
+
+@pytest.fixture
+def folded(_folded: Path, tmp_path: Path) -> Path:
+    """Give a workspace of its own with a manifest of two folds and nothing else."""
+    return shutil.copytree(_folded, tmp_path / "folded")
+
+
 @pytest.fixture
 def process() -> Callable[..., subprocess.Popen[bytes]]:
     """Start `leuk` as a process of its own, with pipes for its three streams."""

@@ -80,28 +80,20 @@ def test_find_pipes_into_classify(smears: list[str], process: Start, trained: Tr
     """And what comes out bears no control codes, a reader that leaves early is no error, and bytes of names survive."""
     odd = os.fsdecode(b'a/caf\xe9, \r "x".jpg')
     shutil.copy(smears[0], odd)
-    run = ("--run", trained.run_folder)
-    listed = b"".join(os.fsencode(path) + b"\n" for path in [odd, *smears] * 12)
-    csv_of = process("classify", "-", *run, cwd=tmp_path)
-    early = process(
-        "classify", "-", *run, "--format", "jsonl", "--batch-size", "1", cwd=tmp_path, stderr=subprocess.STDOUT
-    )
-    assert early.stdin and early.stdout
-    early.stdin.write(listed)
-    early.stdin.close()
-    out, err = csv_of.communicate(listed[: len(listed) // 12], timeout=120)
-    assert csv_of.returncode == 0, err
-    assert b"\x1b" not in out + err
+    running = process("classify", "-", "--run", trained.run_folder, "--batch-size", "1", cwd=tmp_path)
+    assert running.stdin and running.stdout and running.stderr
+    running.stdin.write(b"".join(os.fsencode(path) + b"\n" for path in [odd, *smears] * 12))
+    running.stdin.close()
+    out = b"".join(running.stdout.readline() for _ in range(5))
+    running.stdout.close()  # as `head -5` does
+    err = running.stderr.read()
+    running.stderr.close()
+    assert running.wait(timeout=120) == 0, err
+    assert b"\x1b" not in out + err and b"Traceback" not in err
     text = out.decode("utf-8", errors="surrogateescape")
     assert [ascii(row["path"]) for row in rows_of(text)] == [ascii(path) for path in (odd, *smears)]
     assert os.fsencode(odd) in out.replace(b'""', b'"')
     assert b"\r" not in out.replace(os.fsencode(odd).replace(b'"', b'""'), b"")
-    for line in early.stdout:
-        if line.startswith(b"{"):
-            break
-    early.stdout.close()  # as `head -1` does
-    assert ascii(json.loads(line)["path"]) == ascii(odd)
-    assert early.wait(timeout=60) == 0
 
 
 def test_head_leaves_no_traceback(smears: list[str], trained: Trained, tmp_path: Path, leuk: Leuk) -> None:
@@ -114,7 +106,7 @@ def test_head_leaves_no_traceback(smears: list[str], trained: Trained, tmp_path:
                 raise BrokenPipeError
             return super().write(text)
 
-    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(io.UnsupportedOperation):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", Breaks())
         done = leuk("classify", *smears, "-w", trained.root, "--quiet")
     assert (done.code, done.out) == (0, "")

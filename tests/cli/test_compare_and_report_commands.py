@@ -14,14 +14,6 @@ TINY = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def folded(pictures: Path, leuk: Leuk, tmp_path: Path) -> Path:
-    """Give a workspace with a manifest of two folds."""
-    root = tmp_path / "folded"
-    assert leuk("prepare", pictures, "--task", "binary", "--folds", "2", "-w", root).code == 0
-    return root
-
-
 def test_a_comparison_prints_its_document_and_leaves_every_format(folded: Path, leuk: Leuk) -> None:
     done = leuk(
         "compare", *TINY, "--variants", "base,svm", "--kernel", "linear", "--repeats", "1", "-w", folded, "--json"

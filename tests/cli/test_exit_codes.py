@@ -326,36 +326,33 @@ def test_closed_streams_are_no_bug(trained: Trained) -> None:
 # ------------------------------------------------------------------------------------------------------ signals
 
 
-def test_ctrl_c_and_sigterm(process: Callable[..., subprocess.Popen[bytes]], trained: Trained, tmp_path: Path) -> None:
-    """Stopped between two images: 130 or 143, two lines, the rows so far in `.partial`, and no file of the final name."""
-    given = b"".join(os.fsencode(trained.image) + b"\n" for _ in range(24))
-    started = []
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        output = tmp_path / f"{code}.csv"
-        arguments = ("classify", "-", "--run", trained.run_folder, "--batch-size", "2", "--workers", "1", "-q")
-        running = process(*arguments, "--output", output, cwd=tmp_path)
-        assert running.stdin is not None
-        running.stdin.write(given)
-        running.stdin.flush()
-        started.append((running, number, code, output))
-    for running, number, code, output in started:
-        partial = output.with_name(f"{output.name}.partial")
-        for _ in range(1200):
-            if partial.exists() and partial.read_bytes().count(b"\n") > 1:
-                break
-            time.sleep(0.05)
-            assert running.poll() is None
-        running.send_signal(number)
-        out, err = running.communicate(timeout=60)
-        lines = err.decode().splitlines()
-        assert running.returncode == code, err.decode()
-        assert out == b""
-        assert [line.split(":")[0] for line in lines if not line.startswith("warning:")] == ["error", "hint"]
-        assert b"Traceback" not in err
-        assert not output.exists()
-        rows = partial.read_text().splitlines()
-        assert rows[0].startswith("path,label,")
-        assert len(rows) > 1
+def test_sigterm(process: Callable[..., subprocess.Popen[bytes]], trained: Trained, tmp_path: Path) -> None:
+    """Stopped between two images: 143, two lines, the rows so far in `.partial`, and no file of the final name.
+
+    Ctrl-C is sent to processes in test_json_contract.py and test_cells_command.py.
+    """
+    output, partial = tmp_path / "found.csv", tmp_path / "found.csv.partial"
+    arguments = ("classify", "-", "--run", trained.run_folder, "--batch-size", "2", "--workers", "1", "-q")
+    running = process(*arguments, "--output", output, cwd=tmp_path)
+    assert running.stdin is not None
+    running.stdin.write(b"".join(os.fsencode(trained.image) + b"\n" for _ in range(24)))
+    running.stdin.flush()
+    for _ in range(1200):
+        if partial.exists() and partial.read_bytes().count(b"\n") > 1:
+            break
+        time.sleep(0.05)
+        assert running.poll() is None
+    running.send_signal(signal.SIGTERM)
+    out, err = running.communicate(timeout=60)
+    lines = err.decode().splitlines()
+    assert running.returncode == 143, err.decode()
+    assert out == b""
+    assert [line.split(":")[0] for line in lines if not line.startswith("warning:")] == ["error", "hint"]
+    assert b"Traceback" not in err
+    assert not output.exists()
+    rows = partial.read_text().splitlines()
+    assert rows[0].startswith("path,label,")
+    assert len(rows) > 1
 
 
 def test_sigterm_passes_through_code_that_catches_every_exception(

@@ -30,9 +30,8 @@ class Stopped(UsageError):
     ],
 )
 def test_flags_reach_the_step(
-    command: tuple[str, ...], module: object, name: str, leuk: Leuk, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    command: tuple[str, ...], module: object, name: str, leuk: Leuk, folded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert leuk("prepare", pictures, "--task", "binary", "--folds", "2", "-q").code == 0
     seen: list[object] = []
 
     def step(*values: object, **named: object) -> None:
@@ -42,7 +41,7 @@ def test_flags_reach_the_step(
 
     monkeypatch.setattr(module, name, step)
     jitter = () if name == "extract_features" else ("--stain-jitter", "0.25")
-    assert leuk(*command, *FLAGS, *jitter).error_lines[0] == "error: seen"
+    assert leuk(*command, *FLAGS, *jitter, "-w", folded).error_lines[0] == "error: seen"
     settings = seen[-1]
     told = settings.training if name == "compare" else settings
     assert told.remedies == MEANT

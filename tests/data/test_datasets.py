@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from leukemia_cli.data.datasets import Gathered, SourceDefaults, gather, read_sources, settle_task
+from leukemia_cli.data.candidates import Gathered, gather
+from leukemia_cli.data.datasets import SourceDefaults, read_sources, settle_task
 from leukemia_cli.data.discovery import find_images
 from leukemia_cli.data.layouts import LAYOUTS
 from leukemia_cli.errors import DataError, LeukError, UsageError

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from leukemia_cli.data import duplicates
-from leukemia_cli.data.duplicates import (
-    LEAST_LIKENESS,
-    SURE_LIKENESS,
-    NearPair,
-    capture_bursts,
-    clusters,
-    find_near,
-)
+from leukemia_cli.data import hypotheses, patch_tables
+from leukemia_cli.data.duplicates import SURE_LIKENESS, capture_bursts, clusters, find_near
+from leukemia_cli.data.likeness import LEAST_LIKENESS, NearPair
 from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.drawing import KINDS, draw_field, draw_patient
 from leukemia_cli.vision.fingerprints import RECORD, Fingerprint, capture_facts, describe, packed
@@ -122,9 +116,10 @@ def test_files_and_buckets_change_nothing(album: Album, tmp_path: Path, monkeypa
     assert len(held) >= FIELDS - 1
     with RecordWriter(tmp_path / "prints", RECORD) as writer:
         writer.add(prints)
-    monkeypatch.setattr(duplicates, "_BUCKET", 500)
-    monkeypatch.setattr(duplicates, "_IMAGES_AT_ONCE", 7)
-    monkeypatch.setattr(duplicates, "_CHUNK", 50)
+    monkeypatch.setattr(patch_tables, "_BUCKET", 500)
+    monkeypatch.setattr(patch_tables, "_CHUNK", 50)
+    monkeypatch.setattr(hypotheses, "_IMAGES_AT_ONCE", 7)
+    monkeypatch.setattr(hypotheses, "_SQUARES_AT_ONCE", 50)
     (tmp_path / "scratch").mkdir()
     with RecordFile(tmp_path / "prints", RECORD) as kept:
         assert find_near(kept, scratch=tmp_path / "scratch") == held
@@ -278,20 +273,12 @@ def test_bursts_need_a_camera_each() -> None:
 # ---------------------------------------------------------------------------------- real images
 
 
-@pytest.fixture(scope="module")
-def real_images() -> Path:
-    folder = os.environ.get("LEUK_TEST_DATA")
-    if not folder or not Path(folder, "ALL_IDB1").is_dir():
-        pytest.skip("LEUK_TEST_DATA names no folder with real images")
-    return Path(folder)
-
-
-@pytest.mark.real
-def test_real_cells_of_different_patients_are_no_copies(real_images: Path) -> None:
-    with (real_images / "AML_cells" / "labels.csv").open(encoding="utf-8", newline="") as stream:
+def test_real_cells_of_different_patients_are_no_copies(real_images: Callable[[str], Path]) -> None:
+    place = real_images("AML_cells")
+    with (place / "labels.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))[::10]
-    prints = [describe(decode(real_images / "AML_cells" / row["path"]).pixels) for row in rows]
-    copies = [told(crop_of(real_images / "AML_cells" / row["path"])) for row in rows[::12]]
+    prints = [describe(decode(place / row["path"]).pixels) for row in rows]
+    copies = [told(crop_of(place / row["path"])) for row in rows[::12]]
     pairs = near_in(prints + copies)
     assert {(12 * n, len(rows) + n) for n in range(len(copies))} <= {(p.first, p.second) for p in pairs}
     patients = [row["patient"] for row in rows + rows[::12]]
@@ -303,10 +290,9 @@ def crop_of(path: Path) -> Image.Image:
     return jpeg(image.crop((30, 10, 330, 320)).transpose(Image.Transpose.ROTATE_90), 60)
 
 
-@pytest.mark.real
-def test_the_file_that_is_twice_in_all_idb1_is_found(real_images: Path) -> None:
+def test_the_file_that_is_twice_in_all_idb1_is_found(real_images: Callable[[str], Path]) -> None:
     names = ["Im092_0.jpg", "Im093_0.jpg", "Im108_0.jpg", "Im036_0.jpg"]
-    contents = [(real_images / "ALL_IDB1" / "im" / name).read_bytes() for name in names]
+    contents = [(real_images("ALL_IDB1") / "im" / name).read_bytes() for name in names]
     pairs = near_in([describe(decode(content).pixels) for content in contents])
     assert [(p.first, p.second, p.kind, p.likeness) for p in pairs] == [(1, 2, "whole", 1)]
     facts = [capture_facts(content) for content in contents]

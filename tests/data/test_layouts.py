@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from leukemia_cli.cli.app import LAYOUT_NAMES
-from leukemia_cli.data.datasets import Candidate, Gathered, SourceDefaults, Unit, gather, read_sources
+from leukemia_cli.data.candidates import Candidate, Gathered, gather
+from leukemia_cli.data.datasets import SourceDefaults, read_sources
 from leukemia_cli.data.layouts import LAYOUTS, Mark, find_layout
 from leukemia_cli.data.tasks import resolve_task
-from leukemia_cli.domain import Task
+from leukemia_cli.domain import Task, Unit
 from leukemia_cli.errors import DataError
 
 BINARY = resolve_task("binary")
@@ -284,7 +285,7 @@ def test_kinds_of_cells_are_no_diseases(tmp_path: Path, shape: Shape) -> None:
         gathered(stub(tmp_path, shape.files))
     told = f"{caught.value.problem} {caught.value.hint}"
     if shape.unit == "cell":
-        assert "boxes label cells" in told or "label cells" in told
+        assert "label cells" in told
         assert "--unit cell with a task file whose aliases name the box labels" in told
         with pytest.raises(DataError, match=r"no cell marked in .* is of a class of task binary") as caught:
             gathered(tmp_path, unit="cell")
@@ -502,17 +503,8 @@ def test_folders_of_cells_with_other_names_are_just_folders(tmp_path: Path) -> N
 # ----------------------------------------------------------------------------------------------------- real images
 
 
-def real(folder: str) -> Path:
-    """Give a folder of real images; skips where there is none."""
-    place = Path(os.environ.get("LEUK_TEST_DATA", "")) / folder
-    if not os.environ.get("LEUK_TEST_DATA") or not place.is_dir():
-        pytest.skip(f"LEUK_TEST_DATA names no folder with {folder}")
-    return place
-
-
-@pytest.mark.real
-def test_real_all_idb1_marks() -> None:
-    root = real("ALL_IDB1")
+def test_real_all_idb1_marks(real_images: Callable[[str], Path]) -> None:
+    root = real_images("ALL_IDB1")
     found = gathered(root)
     files = sorted((root / "xyc").glob("*.xyc"))
     lines = {file.stem: len([line for line in file.read_text().splitlines() if line.strip()]) for file in files}
@@ -522,9 +514,8 @@ def test_real_all_idb1_marks() -> None:
     assert all(mark.label == "ALL" for c in found.candidates for mark in c.marks or ())
 
 
-@pytest.mark.real
-def test_real_bccd_boxes() -> None:
-    root = real("BCCD")
+def test_real_bccd_boxes(real_images: Callable[[str], Path]) -> None:
+    root = real_images("BCCD")
     with pytest.raises(DataError, match="layout voc, whose boxes label cells"):
         gathered(root)
     found = gathered(root, task=CELLS, unit="cell")
@@ -534,9 +525,8 @@ def test_real_bccd_boxes() -> None:
     assert all(0 <= mark.x <= 640 and 0 <= mark.y <= 480 and mark.width and mark.height for mark in marks)
 
 
-@pytest.mark.real
-def test_real_taleqani_fields() -> None:
-    found = gathered(real("Taleqani"))
+def test_real_taleqani_fields(real_images: Callable[[str], Path]) -> None:
+    found = gathered(real_images("Taleqani"))
     assert Counter(c.label for c in found.candidates) == {"ALL": 750, "HTL": 250}
     assert {(c.holds, c.marks) for c in found.candidates} == {("fields", None)}
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from leukemia_cli.data.datasets import SourceDefaults, gather, read_sources
+from leukemia_cli.data.candidates import gather
+from leukemia_cli.data.datasets import SourceDefaults, read_sources
 from leukemia_cli.data.layouts import LAYOUTS, Layout, Mark
 from leukemia_cli.data.tasks import class_of, is_ignored, resolve_task
 

@@ -23,7 +23,7 @@ from leukemia_cli.data.manifest import (
 )
 from leukemia_cli.domain import Manifest, Sample, fingerprint
 from leukemia_cli.errors import WorkspaceError
-from leukemia_cli.workspace import Workspace, open_workspace
+from leukemia_cli.workspace.folders import Workspace, open_workspace
 
 
 def manifest_of(*samples: Sample, folds: int | None = None) -> Manifest:
@@ -112,7 +112,7 @@ def test_reading_loads_neither_numpy_nor_pillow(workspace: Workspace) -> None:
     write_manifest(workspace, manifest_of(sample("/a.png")), protocol="grouped")
     code = (
         "import sys; from pathlib import Path\n"
-        "from leukemia_cli.data.manifest import read_manifest; from leukemia_cli.workspace import Workspace\n"
+        "from leukemia_cli.data.manifest import read_manifest; from leukemia_cli.workspace.folders import Workspace\n"
         "import leukemia_cli.data.datasets\n"
         f"read_manifest(Workspace(Path({str(workspace.root)!r})))\n"
         "print([m for m in ('numpy', 'PIL', 'yaml', 'torch', 'sklearn', 'rich') if m in sys.modules])"

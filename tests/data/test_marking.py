@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from leukemia_cli.catalog import TASKS
-from leukemia_cli.data.marking import Spot, healthy_class, in_pixels, label_cells, match_marks
+from leukemia_cli.data.marking import healthy_class, in_pixels, label_cells, match_marks
 from leukemia_cli.data.sources import Mark
+from leukemia_cli.domain import Spot
 
 SPOTS = [Spot(x=10, y=10, radius=8), Spot(x=22, y=10, radius=8), Spot(x=80, y=80, radius=8)]
 

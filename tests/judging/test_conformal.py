@@ -58,7 +58,8 @@ def test_below_the_fewest_groups_there_is_no_bound(alpha: float, fewest: int) ->
     assert fewest_groups(alpha) == fewest
     enough = [f"g{i}" for i in range(fewest)]
     assert new_score_bound(np.arange(float(fewest)), enough, alpha) == fewest - 1
-    assert new_score_bound(np.arange(2.0 * fewest - 2), enough[1:] * 2, alpha) is None if fewest > 1 else True
+    if fewest > 1:
+        assert new_score_bound(np.arange(2.0 * fewest - 2), enough[1:] * 2, alpha) is None
 
 
 def drawn(

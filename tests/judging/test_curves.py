@@ -132,7 +132,11 @@ def test_curves_are_the_same_for_the_same_seed_and_order(draw_predictions: Draw,
     one, two = (curves(p, resamples=30, seed=3)["A"] for p in (given, other))
     assert one.y == pytest.approx(two.y, abs=1e-12)
     assert one.low == pytest.approx(two.low, abs=1e-12)
-    assert (np.diff(curves(given, resamples=30)["A"].y) >= 0).all() or curves is precision_recall_curves
+
+
+def test_a_roc_curve_never_falls(draw_predictions: Draw) -> None:
+    curve = roc_curves(draw_predictions(seed=4, steps=2), resamples=30)["A"]
+    assert (np.diff(curve.y) >= 0).all() and curve.y[0] < curve.y[-1]
 
 
 def test_reliability_equals_scikit_learn_and_sums_to_the_calibration_error(draw_predictions: Draw) -> None:

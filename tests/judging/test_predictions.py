@@ -78,3 +78,12 @@ def test_groups_are_indexed_by_sorted_name_and_each_image_is_its_own_where_unkno
     assert (indices.tolist(), count) == ([1, 0, 1], 2)
     indices, count = Predictions(**facts(groups_source="none", groups=())).group_indices()
     assert (indices.tolist(), count) == ([0, 1, 2], 3)
+
+
+@pytest.mark.parametrize(("source", "groups"), [("given", ("a", "b")), ("none", ())])
+def test_of_some_classes_the_images_alone_are_kept(source: str, groups: tuple[str, ...]) -> None:
+    kept = Predictions(**facts(groups_source=source)).of_classes(np.array([1]))
+    assert kept.classes == ("ALL", "HTL")
+    assert kept.labels.tolist() == [1, 1]
+    assert kept.probabilities.tolist() == [[0.5, 0.5], [0.2, 0.8]]
+    assert (kept.groups, kept.groups_source) == (groups, source)

@@ -19,7 +19,7 @@ from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.learning.weights import LoadedBackbone, load_backbone
 from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
 from leukemia_cli.steps.train import train
-from leukemia_cli.workspace import read_run_folder
+from leukemia_cli.workspace.runs import read_run_folder
 
 every_backbone = pytest.mark.parametrize("backbone", BACKBONES.values(), ids=lambda b: b.name)
 

@@ -21,7 +21,8 @@ from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.learning.training import LEFT_OUT
 from leukemia_cli.steps.classify import ClassifySettings, classify, open_classifier
 from leukemia_cli.steps.train import train
-from leukemia_cli.workspace import find_run, open_workspace, read_run_folder
+from leukemia_cli.workspace.folders import open_workspace
+from leukemia_cli.workspace.runs import find_run, read_run_folder
 
 RUNS = {
     "splits-head": {"variant": "dropout", "tune": "head"},

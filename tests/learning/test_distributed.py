@@ -29,7 +29,7 @@ from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.learning.runs import FinishedRun
 from leukemia_cli.learning.weights import load_backbone
 from leukemia_cli.steps.train import resume, train
-from leukemia_cli.workspace import open_workspace
+from leukemia_cli.workspace.folders import open_workspace
 
 ROOT = Path(__file__).parents[2]
 CLOSE = 1e-5

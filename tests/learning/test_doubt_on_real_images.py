@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from sklearn.metrics import roc_auc_score
 
 from leukemia_cli.judging.novelty import fit_novelty, novelty_threshold
@@ -17,15 +16,13 @@ from leukemia_cli.learning.machine import choose_machine, place
 from leukemia_cli.learning.weights import load_backbone
 from leukemia_cli.vision.decode import decode
 
-DATA = Path(os.environ.get("LEUK_TEST_DATA", "/nowhere"))
-SMEARS = DATA / "Taleqani"
 
-
-@pytest.mark.real
-@pytest.mark.skipif(not SMEARS.is_dir(), reason="LEUK_TEST_DATA names no folder with Taleqani")
-def test_other_laboratories_and_other_things_are_stranger_than_held_out_groups() -> None:
-    with (SMEARS / "appearance_groups.csv").open(newline="") as file:
-        rows = [(SMEARS / row["path"], row["group"]) for row in csv.DictReader(file)]
+def test_other_laboratories_and_other_things_are_stranger_than_held_out_groups(
+    real_images: Callable[[str], Path],
+) -> None:
+    smears = real_images("Taleqani")
+    with (smears / "appearance_groups.csv").open(newline="") as file:
+        rows = [(smears / row["path"], row["group"]) for row in csv.DictReader(file)]
     groups = sorted({group for _, group in rows})
     held_out = set(groups[::4])
     few: dict[str, int] = {}
@@ -52,7 +49,7 @@ def test_other_laboratories_and_other_things_are_stranger_than_held_out_groups()
     threshold = novelty_threshold(familiar, tuple(group for _, group in calibration), 0.05)
     assert np.mean(familiar > threshold) <= 0.05
     for folder in ("odd_inputs/tecom_bmp", "odd_inputs/rgba_png", "BCCD/JPEGImages"):
-        strange = described.scores(features(sorted((DATA / folder).iterdir())[:12]))
+        strange = described.scores(features(sorted(real_images(folder).iterdir())[:12]))
         scores = np.concatenate([familiar, strange])
         assert roc_auc_score(np.arange(len(scores)) >= len(familiar), scores) > 0.98, folder
         assert np.mean(strange > threshold) > 0.8, folder

@@ -29,7 +29,8 @@ from leukemia_cli.steps.train import resume, train
 from leukemia_cli.vision import remedies as room
 from leukemia_cli.vision.decode import Decoded, decode
 from leukemia_cli.vision.stains import TARGETS
-from leukemia_cli.workspace import RUN_FILE, STARTED_FILE, RunFolder, read_run_folder, write_json
+from leukemia_cli.workspace.documents import write_json
+from leukemia_cli.workspace.runs import RUN_FILE, STARTED_FILE, RunFolder, read_run_folder
 
 MACHINE = choose_machine("cpu", 2)
 ALL = Remedies(mask_marks=True, stain_norm="macenko", tiles=4)

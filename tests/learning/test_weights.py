@@ -29,7 +29,7 @@ from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.learning.weights import LoadedBackbone, _renamed, load_backbone, rebuild_backbone
 from leukemia_cli.steps.evaluate import EvaluateSettings, evaluate
 from leukemia_cli.steps.train import train
-from leukemia_cli.workspace import read_run_folder
+from leukemia_cli.workspace.runs import read_run_folder
 
 TINY = "timm:resnet10t"
 

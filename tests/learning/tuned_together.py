@@ -28,7 +28,7 @@ from leukemia_cli.learning.network import Head, Network
 from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.learning.weights import load_backbone
 from leukemia_cli.steps.train import train
-from leukemia_cli.workspace import open_workspace
+from leukemia_cli.workspace.folders import open_workspace
 
 NAME = "timm:test_resnet"
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,18 +16,11 @@ import pytest
 from drawn_reports import HOSTILE, drawn_picture
 
 from leukemia_cli.judging import shortcuts
-from leukemia_cli.reporting.audit import (
-    FIRST_IMAGES,
-    MOST_LINES,
-    AuditImages,
-    audit_document,
-    audit_lines,
-    audit_page,
-    audit_pictures,
-    measured,
-    probes_chart,
-)
-from leukemia_cli.reporting.html import number
+from leukemia_cli.reporting.audit import MOST_LINES, audit_document, audit_lines
+from leukemia_cli.reporting.audit_findings import FIRST_IMAGES
+from leukemia_cli.reporting.audit_images import AuditImages, measured
+from leukemia_cli.reporting.audit_page import audit_page, audit_pictures, probes_chart
+from leukemia_cli.reporting.wording import number
 from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.traits import BORDER_NAMES, COLOUR_NAMES, CORNER_NAMES, Traits, jpeg_quality, measure
 
@@ -307,13 +299,6 @@ def test_every_probe_has_a_remedy_and_lines_stay_few() -> None:
 # ---------------------------------------------------------------------------------------------------------- real images
 
 
-def real(folder: str) -> Path:
-    place = Path(os.environ.get("LEUK_TEST_DATA", "")) / folder
-    if not os.environ.get("LEUK_TEST_DATA") or not place.is_dir():
-        pytest.skip(f"LEUK_TEST_DATA names no folder with {folder}")
-    return place
-
-
 def gathered(
     files: Sequence[Path], labels: Sequence[str], groups: Sequence[str], sources: Sequence[str]
 ) -> AuditImages:
@@ -333,9 +318,8 @@ def table(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.real
-def test_what_leaks_in_fields_of_four_sessions_is_told_as_possible() -> None:
-    place = real("ALL_IDB1")
+def test_what_leaks_in_fields_of_four_sessions_is_told_as_possible(real_images: Callable[[str], Path]) -> None:
+    place = real_images("ALL_IDB1")
     rows = table(place / "capture_blocks.csv")
     files = [place / "im" / row["image"] for row in rows]
     labels = ["ALL" if file.stem.endswith("_1") else "HTL" for file in files]
@@ -347,9 +331,8 @@ def test_what_leaks_in_fields_of_four_sessions_is_told_as_possible() -> None:
     assert found["few-groups"] == "warning"
 
 
-@pytest.mark.real
-def test_two_laboratories_of_one_class_each_are_accused() -> None:
-    leukaemic, healthy = real("AML_cells"), real("healthy_cells")
+def test_two_laboratories_of_one_class_each_are_accused(real_images: Callable[[str], Path]) -> None:
+    leukaemic, healthy = real_images("AML_cells"), real_images("healthy_cells")
     rows = table(leukaemic / "labels.csv")[::16]
     files = [leukaemic / row["path"] for row in rows]
     others = sorted(healthy.iterdir())[::8]

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_comparison_formats import drawn, with_values
-from test_page_in_chromium import CHROMIUM, PROBE, Browser
+from drawn_comparisons import drawn, with_values
+from test_evaluation_page_in_chromium import CHROMIUM, PROBE, Browser
 
-from leukemia_cli.reporting.comparison import ComparisonDocument, comparison_page
+from leukemia_cli.reporting.comparison import ComparisonDocument
+from leukemia_cli.reporting.comparison_page import comparison_page
 
 DOCUMENTS: dict[str, ComparisonDocument] = {
     "the paper's table": drawn(),

@@ -13,9 +13,8 @@ from drawn_reports import HOSTILE
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from leukemia_cli.judging.curves import Bin
 from leukemia_cli.reporting.figures import (
-    Axis,
-    Bin,
     Candidate,
     Difference,
     Series,
@@ -23,10 +22,10 @@ from leukemia_cli.reporting.figures import (
     forest_plot,
     line_chart,
     reliability_diagram,
-    tick_labels,
 )
-from leukemia_cli.reporting.html import LIGHT
 from leukemia_cli.reporting.pictures import WIDTH_PX, width_of
+from leukemia_cli.reporting.scales import Axis, tick_labels
+from leukemia_cli.reporting.style import LIGHT
 
 SVG = "{http://www.w3.org/2000/svg}"
 OF: dict[str, Any] = {"images": 260, "groups": 31}

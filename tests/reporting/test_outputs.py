@@ -5,25 +5,23 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-import random
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from drawn_rows import TERMS, Stop, paths_of, row_of, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leukemia_cli.data.shards import Shard
 from leukemia_cli.errors import DataError, LeukError, MachineError, WorkspaceError
 from leukemia_cli.reporting import outputs, row_stores
-from leukemia_cli.reporting.findings import Finding, Row
+from leukemia_cli.reporting.findings import Row
 from leukemia_cli.reporting.outputs import (
     Output,
-    Terms,
     find_output,
     finished,
     open_rows,
@@ -32,62 +30,11 @@ from leukemia_cli.reporting.outputs import (
     sidecar_of,
 )
 from leukemia_cli.reporting.row_stores import RowForm
+from leukemia_cli.workspace.documents import sealed, write_json
 
-CLASSES = ("ALL", "HTL")
 pytestmark = pytest.mark.usefixtures("without_a_disk")
-TERMS = Terms(
-    leuk="1.0", form="csv", run="r-1", run_fingerprint="abc", classes=CLASSES, engine="torch", precision="fp32",
-    abstain=True, input_unit=None, max_megapixels=200.0, shard=None,
-)  # fmt: skip
 TEXT_FORMS: tuple[RowForm, ...] = ("csv", "jsonl")
 FORMS: tuple[RowForm, ...] = ("csv", "jsonl", "parquet")
-ODD = ["=cmd", "'-x", 'say "a", b', "two\nlines", "cr\rhere", os.fsdecode(b"caf\xe9"), "日本", "a b.png"]
-
-
-def paths_of(count: int) -> list[str]:
-    return [f"{i}-{ODD[i % len(ODD)]}" if i % 3 else ODD[i % len(ODD)] + str(i) for i in range(count)]
-
-
-def row_of(path: str, place: int) -> Row:
-    dice = random.Random(place)
-    score = dice.random()
-    if place % 7 == 3:
-        return Finding(
-            path=path, classes=CLASSES, label=None, decision="error", confidence=None, scores=None, unit="image", run="r-1",
-            engine="torch", precision="fp32", error=f"cannot read {path}, really",
-        ).as_row()  # fmt: skip
-    return Finding(
-        path=path, classes=CLASSES, label="ALL", decision="label", confidence=score, scores=(score, 1 - score),
-        label_set=("ALL", "HTL"), novelty=dice.gauss(0, 1e-7), unit="field", run="r-1", engine="torch", precision="fp32",
-        error=None, cells=place, cells_by_class=(place, 0), blast_fraction=(0.5, 0.25, 1.0),
-    ).as_row()  # fmt: skip
-
-
-class Stop(BaseException):
-    """Stands for a signal: no `except Exception` holds it."""
-
-
-def write(
-    output: Path,
-    paths: Sequence[str],
-    terms: Terms = TERMS,
-    *,
-    resume: bool = False,
-    stop: int | None = None,
-    group: int = 4,
-    note: Callable[[str], None] = lambda line: None,
-) -> int:
-    """Write rows as `classify` does; give how many were made. `stop` interrupts after so many rows in all."""
-    inputs = iter(paths)
-    made = 0
-    with open_rows(output, terms, paths=inputs, group=group, resume=resume, note=note) as rows:
-        for path in inputs:
-            if rows.rows == stop:
-                raise Stop
-            rows.add(row_of(path, rows.rows))
-            made += 1
-        rows.seal(inputs=len(paths), inputs_sha256="f" * 64)
-    return made
 
 
 @functools.cache
@@ -147,7 +94,7 @@ def test_any_cut_of_a_partial_file_resumes_to_the_same_bytes(form: RowForm, at: 
 def test_interrupted_any_number_of_times_the_output_is_the_same(form: RowForm, stops: list[int], group: int) -> None:
     terms = replace(TERMS, form=form)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(row_stores, "PART_ROWS", 6)
+        patch.setattr(row_stores, "PIECE_ROWS", 6)
         output = Path(folder) / "out"
         for stop in sorted(stops):
             try:
@@ -192,31 +139,31 @@ def test_parquet_has_types_and_says_what_it_is(tmp_path: Path) -> None:
     assert pa.types.is_string(schema.field("path").type)
 
 
-def test_parquet_parts_are_written_as_rows_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_stores, "PART_ROWS", 5)
+def test_parquet_pieces_are_written_as_rows_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_stores, "PIECE_ROWS", 5)
     output = tmp_path / "out.parquet"
     terms = replace(TERMS, form="parquet")
     with pytest.raises(Stop):
         write(output, paths_of(23), terms, stop=19, group=4)
-    parts = sorted(partial_of(output).iterdir())
-    assert [part.name for part in parts] == [f"part-{i:06d}.parquet" for i in range(4)]
-    assert [len(read_rows(part)) for part in parts] == [4, 4, 4, 4], "an incomplete group is made again"
-    parts[1].unlink()
-    with pytest.raises(WorkspaceError, match="part-000001"):
+    pieces = sorted(partial_of(output).iterdir())
+    assert [piece.name for piece in pieces] == [f"_rows-{i:012d}.parquet" for i in (0, 4, 8, 12)]
+    assert [len(read_rows(piece)) for piece in pieces] == [4, 4, 4, 4], "an incomplete group is made again"
+    pieces[1].unlink()
+    with pytest.raises(WorkspaceError, match=r"000008\.parquet is damaged: rows 5 to 8 are missing before it"):
         write(output, paths_of(23), terms, resume=True)
     write(output, paths_of(23), terms)
     assert len(read_rows(output)) == 23
 
 
-def test_slow_rows_do_not_wait_for_a_full_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_stores, "PART_S", -1.0)
+def test_slow_rows_do_not_wait_for_a_full_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_stores, "PIECE_S", -1.0)
     output = tmp_path / "out.parquet"
 
     def rows() -> Iterator[int]:
         with open_rows(output, replace(TERMS, form="parquet"), group=1) as place:
             for i in range(3):
                 place.add(row_of(str(i), i))
-                yield len(list(partial_of(output).glob("part-*")))
+                yield len(list(partial_of(output).glob("_rows-*")))
             place.seal(inputs=3, inputs_sha256="")
 
     assert list(rows()) == [1, 2, 3]
@@ -279,6 +226,14 @@ def test_damage_before_the_end_is_refused_by_its_row(tmp_path: Path) -> None:
     partial.write_bytes(content.replace(b"torch", b"tarch", 1))
     with pytest.raises(WorkspaceError, match=r"row 1 of .* is of another run, engine"):
         write(output, paths_of(23), resume=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_stores, "_MOST_RECORD", 200)
+        partial.write_bytes(content.replace(b",ALL,", b',"ALL,', 1))
+        with pytest.raises(WorkspaceError, match="damaged in row 1: a quote in it has no other one"):
+            write(output, paths_of(23), resume=True)  # all that follows would be held in memory, and made again
+        partial.write_bytes(b'"' + content)
+        with pytest.raises(WorkspaceError, match="other columns"):
+            write(output, paths_of(23), resume=True)
     partial.write_bytes(content.replace(b"path,label", b"path,lapel", 1))
     with pytest.raises(WorkspaceError, match="other columns"):
         write(output, paths_of(23), resume=True)
@@ -409,3 +364,123 @@ def test_a_changed_output_is_not_whole(tmp_path: Path) -> None:
         finished(output, TERMS)
     output.unlink()
     assert finished(output, TERMS) is None
+
+
+# -------------------------------------------------------------------------------------------- two processes, one output
+
+
+def test_no_process_takes_the_rows_away_that_another_is_writing(tmp_path: Path) -> None:
+    """Whatever format the other one wants, and however it begins."""
+    for mine in FORMS:
+        for theirs in FORMS:
+            output = tmp_path / f"{mine}-{theirs}"
+            inputs = iter(paths_of(9))
+            with open_rows(output, replace(TERMS, form=mine), paths=inputs) as rows:
+                for place, path in enumerate(inputs):
+                    rows.add(row_of(path, place))
+                    if place == 4:
+                        with pytest.raises(WorkspaceError, match="another leuk is writing"):
+                            write(output, paths_of(9), replace(TERMS, form=theirs))
+                rows.seal(inputs=9, inputs_sha256="f" * 64)
+            known = find_output(output)
+            assert known is not None and (known.rows, known.terms.form) == (9, mine)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_who_comes_between_the_last_steps_of_another_is_sent_away(
+    form: RowForm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows have their name by then, and the sidecar that tells of them has not."""
+    output, terms = tmp_path / "out", replace(TERMS, form=form)
+    place, sent_away = outputs.put_in_place, []
+
+    def comes(whole: Path, final: Path) -> None:
+        if final == sidecar_of(output):
+            with monkeypatch.context() as patch:
+                patch.setattr(outputs, "put_in_place", place)
+                for resume in (False, True):
+                    try:
+                        write(output, paths_of(5), terms, resume=resume)
+                    except WorkspaceError as error:
+                        sent_away.append(error.problem)
+        place(whole, final)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "put_in_place", comes)
+        write(output, paths_of(23), terms)
+    assert len(sent_away) == 2 and all("another leuk is writing" in problem for problem in sent_away)
+    done = finished(output, terms)
+    assert done is not None and done.rows == 23
+
+
+def test_the_folder_of_pieces_is_gone_before_its_lock_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what another process begins in it, as soon as it may, would be removed."""
+    seen: list[bool] = []
+    release = row_stores.PartStore._release
+
+    def watched(store: row_stores.PartStore) -> None:
+        seen.append(store.path.exists())
+        release(store)
+
+    monkeypatch.setattr(row_stores.PartStore, "_release", watched)
+    write(tmp_path / "out", paths_of(5), replace(TERMS, form="parquet"))
+    assert seen == [False]
+
+
+def test_begun_anew_the_only_sidecar_of_a_whole_output_stays(tmp_path: Path) -> None:
+    """It lies where that of unfinished rows does after a kill between the last two steps."""
+    output = tmp_path / "out"
+    write(output, paths_of(7))
+    sidecar_of(output).rename(sidecar_of(partial_of(output)))
+    with pytest.raises(Stop):
+        write(output, paths_of(23), stop=5)
+    known = find_output(output)
+    assert known is not None and known.rows == 7
+
+
+def test_facts_of_rows_that_are_gone_do_not_take_the_place_of_a_sidecar(tmp_path: Path) -> None:
+    """A newer output was about to get its name when its process was killed, and a person removed its rows."""
+    output = tmp_path / "out"
+    write(output, paths_of(23))
+    sidecar_of(output).rename(tmp_path / "newer")
+    write(output, paths_of(7))
+    (tmp_path / "newer").rename(sidecar_of(partial_of(output)))
+    for _ in range(2):
+        known = finished(output, TERMS)
+        assert known is not None and known.rows == 7
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.leuk.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"schema_version": 1}', b'{"schema_version": 99}', b"\xff", b"[]"])
+def test_a_damaged_sidecar_is_named_and_does_not_keep_from_beginning_anew(content: bytes, tmp_path: Path) -> None:
+    for number, terms in enumerate((TERMS, replace(TERMS, form="parquet", rows_per_part=3))):
+        output = tmp_path / f"out-{number}"
+        with pytest.raises(Stop):
+            write(output, paths_of(23), terms, stop=12)
+        place = partial_of(output) / "_begun.json" if number else sidecar_of(partial_of(output))
+        place.write_bytes(content)
+        with pytest.raises(WorkspaceError) as refused:
+            write(output, paths_of(23), terms, resume=True)
+        assert place.name in refused.value.problem
+        if number == 0:
+            output.write_text("an older one")
+        assert write(output, paths_of(23), terms) == 23
+        assert find_output(output) is not None
+
+
+def test_rows_of_another_format_than_their_sidecar_says_are_refused(tmp_path: Path) -> None:
+    output = begun(tmp_path, "csv")
+    terms = replace(TERMS, form="parquet")
+    write_json(sidecar_of(partial_of(output)), sealed(terms.as_json()))
+    with pytest.raises(WorkspaceError, match="is not what its sidecar says: parquet"):
+        write(output, paths_of(23), terms, resume=True)
+    assert partial_of(output).is_file()
+
+
+def test_a_sidecar_of_before_there_were_parts_is_read(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    write(output, paths_of(5))
+    told = json.loads(sidecar_of(output).read_text())
+    assert told.pop("rows_per_part") is None
+    write_json(sidecar_of(output), sealed(told))
+    assert finished(output, TERMS) is not None

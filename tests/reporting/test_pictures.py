@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukemia_cli.reporting.pictures import WIDTH_PX, confusion_svg, shortened, width_of
+from leukemia_cli.reporting.figures import confusion_svg
+from leukemia_cli.reporting.pictures import WIDTH_PX, shortened, width_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -12,16 +12,9 @@ import pytest
 from leukemia_cli.judging.evaluation import Evaluation, judge
 from leukemia_cli.judging.metrics import METRICS
 from leukemia_cli.judging.predictions import Predictions
-from leukemia_cli.reporting.evaluation import (
-    RESEARCH_USE,
-    Report,
-    ReportContext,
-    as_markdown,
-    as_report,
-    is_random,
-    predictions_csv,
-    subset_of,
-)
+from leukemia_cli.reporting.caveats import RESEARCH_USE, is_random, subset_of
+from leukemia_cli.reporting.evaluation import Report, ReportContext, as_report
+from leukemia_cli.reporting.evaluation_text import as_markdown, predictions_csv
 
 Draw = Callable[..., Predictions]
 Describe = Callable[..., ReportContext]

@@ -26,7 +26,7 @@ from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.masking import level_ground
 from leukemia_cli.vision.slides import held
 from leukemia_cli.vision.stain import ground_colour
-from leukemia_cli.workspace import open_workspace
+from leukemia_cli.workspace.folders import open_workspace
 
 SAMPLES = Path(__file__).parents[2] / "sample_images"
 RED_PX, NUCLEUS_PX = 30, 40

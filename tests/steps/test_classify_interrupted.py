@@ -162,6 +162,59 @@ def test_stopped_by_a_signal_it_goes_on(
     goes_on(tiny, form, read, capsys)
 
 
+def test_a_folder_of_parts_goes_on_after_a_signal(
+    tiny: Tiny, tmp_path: Path, read: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a / or with --rows-per-part, in Parquet without being told; whole, it stays as it is."""
+    flags = ("--rows-per-part", "4", "--batch-size", "1", "--workers", "1")
+    assert run(tiny.arguments(*flags, "--output", "one/", "-q")) == 3
+    row = steps.Finding.as_row
+
+    def stops(finding: steps.Finding) -> Any:
+        if finding.path == tiny.images[6]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return row(finding)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.Finding, "as_row", stops)
+        assert run(tiny.arguments(*flags, "--output", "two")) == 143
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two.partial"}
+    read.clear()
+    assert run(tiny.arguments(*flags, "--output", "two/", "--resume", "--json")) == 3
+    shown = capsys.readouterr()
+    assert read == tiny.images[6:] and "6 rows of two.partial are kept" in shown.err
+    assert json.loads(shown.out) == {"output": "two", "inputs": COUNT, "errors": 2}
+    one, two = ({file.name: file.read_bytes() for file in Path(name).iterdir()} for name in ("one", "two"))
+    assert one == two and len(one) == 5
+    read.clear()
+    assert run(tiny.arguments(*flags, "--output", "two", "--resume")) == 3
+    assert read == [] and "two is whole already: 14 rows; nothing was done" in capsys.readouterr().err
+    assert run(tiny.arguments(*flags, "--output", "two")) == 2
+    assert "two is there, and is not written over" in capsys.readouterr().err
+    assert run(tiny.arguments("--output", "whole/", "--batch-size", "1", "-q")) == 3
+    assert len(list(Path("whole").iterdir())) == 2
+    assert read_parquet(Path("whole/part-000000.parquet")).equals(read_parquet(tiny.whole / "parquet"))
+
+
+def test_shards_in_folders_are_merged_into_one(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for shard in ("1/2", "2/2"):
+        flags = ("--shard", shard, "--output", f"parts/{shard[0]}/", "--batch-size", "1", "-q")
+        assert run(tiny.arguments(*flags)) in (0, 3)
+    assert run(["merge", "parts", "--output", "merged.csv", "--format", "csv", "-q"]) == 0
+    assert_same(Path("merged.csv"), tiny, "csv")
+    assert run(["merge", "parts", "--output", "merged/", "--rows-per-part", "5", "-q"]) == 0
+    assert run(tiny.arguments("--output", "one/", "--rows-per-part", "5", "--batch-size", "1", "-q")) == 3
+    merged, one = ({file.name: file.read_bytes() for file in Path(name).iterdir()} for name in ("merged", "one"))
+    assert merged == one and len(one) == 4
+    capsys.readouterr()
+    assert run(["merge", "parts", "--output", "merged/", "--rows-per-part", "5", "-q"]) == 2
+    assert "merged is there, and is not written over" in capsys.readouterr().err
+    assert run(["merge", "parts", "--output", "again/", "--format", "csv", "-q"]) == 2
+    assert "again/ is a folder of parts, and --format csv is one file" in capsys.readouterr().err
+
+
 def test_resumed_with_batches_the_bytes_are_the_same(tiny: Tiny, tmp_path: Path) -> None:
     """Rows that a network saw together are made again together: its sums do not depend on where it was cut."""
     flags = ("--format", "jsonl", "--batch-size", "4", "-q")
@@ -247,6 +300,11 @@ def test_the_environment_deals_only_where_it_was_asked(tiny: Tiny, monkeypatch: 
         (["--resume", "--output", "x.json", "--format", "json"], "--resume cannot go on with --format json"),
         (["--resume", "--output", "x.txt", "--format", "table"], "--resume cannot go on with --format table"),
         (["--format", "parquet"], "--format parquet needs --output"),
+        (["--rows-per-part", "3"], "--rows-per-part needs --output"),
+        (["--output", "x/", "--format", "csv"], "x/ is a folder of parts, and --format csv is one file"),
+        (["--output", "x.csv", "--format", "csv", "--rows-per-part", "3"], "x.csv/ is a folder of parts"),
+        (["--output", "/", "--format", "parquet"], "--output / has no name of its own"),
+        (["--output", "..", "--format", "csv"], "--output .. has no name of its own"),
         (["--shard", "0/3"], "shard 0/3"),
         (["--shard", "slurm"], "SLURM_ARRAY_TASK_ID"),
         (["--shard", "third"], "neither I/N nor slurm"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from leukemia_cli.errors import MachineError, UsageError
 from leukemia_cli.learning import cluster, machine
 from leukemia_cli.learning.cluster import Spread, rows_from_cluster
 from leukemia_cli.learning.recipes import TrainSettings
+from leukemia_cli.reporting.row_stores import parquet_schema, parquet_table
 from leukemia_cli.steps.train import train
 
 ON_NODES = """
@@ -90,6 +92,70 @@ def test_of_no_paths_there_are_no_rows_and_no_cluster(monkeypatch: pytest.Monkey
     assert list(rows_from_cluster([], lambda: pytest.fail("opened"), Spread(address="ray"))) == []
 
 
+def test_a_process_that_never_gets_its_cores_is_refused_before_it_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "granted_cores", lambda: 2)
+    monkeypatch.setattr(cluster, "_connected", lambda *_: pytest.fail("connected"))
+    with pytest.raises(UsageError, match=r"--workers 3 .* there are 2 here"):
+        list(rows_from_cluster(["a.png"], lambda: pytest.fail("opened"), Spread(address="ray", cores_each=3)))
+
+
+def rows_of(paths: Sequence[str]) -> Any:
+    """Give a table as a worker makes it."""
+    return parquet_table(
+        [{"path": path, "error": None} for path in paths], parquet_schema({"path": str, "error": str}, {})
+    )
+
+
+def block_of(paths: Sequence[str]) -> Any:
+    """Give a table as a worker is given it."""
+    import pyarrow
+
+    full = pyarrow.array([os.fsencode(f"/in/{path}") for path in paths], pyarrow.binary())
+    return pyarrow.table({"path": full, "asked": pyarrow.array(map(os.fsencode, paths), pyarrow.binary())})
+
+
+def test_a_worker_refuses_rows_of_other_paths_than_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_most_cores", None)
+    paths = ["a.png", os.fsdecode(b"caf\xe9.png"), "c.png"]
+    told = cluster._Worker(lambda: rows_of, 1)(block_of(paths))
+    assert told["asked"].to_pylist() == [os.fsencode(path) for path in paths]
+    for wrong in (lambda given: rows_of(given[::-1]), lambda given: rows_of([given[0], *given[:-1]])):
+        with pytest.raises(ValueError, match=r"rows of other paths than the 3 from '/in/a\.png' on"):
+            cluster._Worker(lambda wrong=wrong: wrong, 1)(block_of(paths))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (["b", "a", "c"], "a row of b out of its place"),
+        (["a", "b"], "2 rows for 3 inputs"),
+        (list("abcc"), "row of c out"),
+    ],
+)
+def test_rows_out_of_their_place_are_refused_whatever_ray_says(
+    answer: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray, data = (pytest.importorskip(name, reason="the extra `ray` is not installed") for name in ("ray", "ray.data"))
+
+    class Made:
+        def map_batches(self, *_: object, **more: object) -> Made:
+            return self
+
+        def iter_batches(self, **more: object) -> Iterator[Any]:
+            rows = rows_of([f"/in/{path}" for path in answer])
+            yield rows.append_column("asked", block_of(answer)["asked"])
+
+    monkeypatch.setattr(cluster, "_connected", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+    monkeypatch.setattr(data, "from_arrow", lambda blocks: Made())
+    with pytest.raises(MachineError, match=said):
+        list(rows_from_cluster(["a", "b", "c"], lambda: pytest.fail("opened"), Spread(address="ray://auto")))
+
+
 @pytest.fixture(scope="module")
 def trained_run(tmp_path_factory: pytest.TempPathFactory, make_lab: Callable[..., Any]) -> tuple[Path, Path]:
     """A run of a tiny network, and a list of 60 images of which three are broken or missing."""
@@ -157,3 +223,24 @@ def test_two_nodes_with_a_worker_killed_give_what_one_process_gives(
     assert "killed" in done.stdout
     assert spread.read_bytes() == alone.read_bytes()
     assert len(alone.read_text().splitlines()) == 61
+
+
+@pytest.mark.slow
+def test_a_cluster_of_this_machine_alone_gives_the_parts_that_one_process_gives(
+    trained_run: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    run_folder, listed = trained_run
+    monkeypatch.chdir(listed.parent)
+    leuk = [sys.executable, "-W", "ignore", "-m", "leukemia_cli", "classify", "@list.txt", "--run", str(run_folder)]
+    flags = ["--device", "cpu", "--batch-size", "4", "--rows-per-part", "25", "-q"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env.pop("RAY_ADDRESS", None)
+    alone, spread = tmp_path / "alone", tmp_path / "spread"
+    for more in (["--output", f"{alone}/"], ["--output", f"{spread}/", "--cluster", "ray", "--workers", "1"]):
+        done = subprocess.run([*leuk, *flags, *more], env=env, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 3, done.stderr[-3000:]
+        assert "streaming_executor" not in done.stderr, "Ray's own reports"
+    content = {folder: {file.name: file.read_bytes() for file in folder.iterdir()} for folder in (alone, spread)}
+    assert content[spread] == content[alone]
+    assert sorted(content[alone]) == ["_leuk.json", *(f"part-00000{i}.parquet" for i in range(3))]

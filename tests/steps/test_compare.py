@@ -22,7 +22,7 @@ from leukemia_cli.learning import comparing, features
 from leukemia_cli.learning.recipes import TrainSettings
 from leukemia_cli.steps import compare as compare_step
 from leukemia_cli.steps.compare import CompareSettings, compare, plan_comparison
-from leukemia_cli.workspace import UNFINISHED
+from leukemia_cli.workspace.files import UNFINISHED
 
 TINY = TrainSettings(
     grid="quick", weights="none", input_size_px=64, device="cpu", workers=1, epochs=3, views=2, batch_size=8,
@@ -319,7 +319,7 @@ sys.path.insert(0, {tests!r})
 from test_compare import SMALL
 from leukemia_cli.data.manifest import read_manifest
 from leukemia_cli.steps.compare import compare
-from leukemia_cli.workspace import open_workspace
+from leukemia_cli.workspace.folders import open_workspace
 workspace = open_workspace(Path({root!r}), create=False)
 compare(workspace, read_manifest(workspace), SMALL, note=lambda line: print(line, flush=True))
 """

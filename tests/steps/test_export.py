@@ -34,7 +34,9 @@ from leukemia_cli.steps.export import ExportDone, ExportSettings, export
 from leukemia_cli.steps.prepare import PrepareSettings, prepare
 from leukemia_cli.steps.train import train
 from leukemia_cli.vision.drawing import draw_field, draw_patient
-from leukemia_cli.workspace import find_run, open_workspace, read_run_folder, sealed, to_json, write_json
+from leukemia_cli.workspace.documents import sealed, to_json, write_json
+from leukemia_cli.workspace.folders import open_workspace
+from leukemia_cli.workspace.runs import find_run, read_run_folder
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("openvino", "onnxruntime", "onnxscript")),

@@ -24,7 +24,8 @@ from leukemia_cli.steps.train import train
 from leukemia_cli.vision.drawing import draw_field, draw_patient
 from leukemia_cli.vision.fingerprints import RECORD
 from leukemia_cli.vision.records import RecordFile, RecordWriter
-from leukemia_cli.workspace import RunFolder, open_workspace, read_run_folder
+from leukemia_cli.workspace.folders import open_workspace
+from leukemia_cli.workspace.runs import RunFolder, read_run_folder
 
 TINY = TrainSettings(
     backbone="timm:test_resnet", variant="base", weights="none", input_size_px=64, device="cpu", workers=1, epochs=4,
@@ -383,6 +384,10 @@ def test_pages_are_made_again_from_what_is_stored(parted) -> None:
     assert (done.folder / "report.json").read_bytes() == stored
     with pytest.raises(WorkspaceError, match="no report 'val'"):
         report(lab.workspace, run, "val")
+    (done.folder / "report.json").write_text(json.dumps({**json.loads(stored), "images": 400}))
+    with pytest.raises(WorkspaceError, match=r"report\.json has changed since leuk wrote it"):
+        report(lab.workspace, run, "test")
+    (done.folder / "report.json").write_bytes(stored)
 
 
 def test_a_run_without_a_report_is_named_with_the_way_out(parted) -> None:

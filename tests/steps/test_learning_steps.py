@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.util
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,8 @@ from leukemia_cli.steps.evaluate import Evaluated, EvaluateSettings, evaluate
 from leukemia_cli.steps.extract_features import ExtractSettings, extract_features
 from leukemia_cli.steps.fit_svm import FitSvmSettings, fit_svm
 from leukemia_cli.steps.train import train
-from leukemia_cli.workspace import RunFolder, read_run_folder, write_json
+from leukemia_cli.workspace.documents import write_json
+from leukemia_cli.workspace.runs import RunFolder, read_run_folder
 
 TINY = {"weights": "none", "input_size_px": 64, "device": "cpu"}
 JUDGE = EvaluateSettings(resamples=20, device="cpu")
@@ -345,13 +346,16 @@ def test_features_that_cannot_be_had_are_refused(dealt, parted, tmp_path: Path) 
         ExtractSettings(batch_size=0)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is here: nothing to refuse")
-def test_parquet_without_pyarrow_is_refused_before_any_work(parted, tmp_path: Path) -> None:
+def test_parquet_without_pyarrow_is_refused_before_any_work(
+    parted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab, runs = parted
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     settings = ExtractSettings(format="parquet", output=tmp_path / "f.parquet", device="cpu")
     with pytest.raises(MachineError, match="needs pyarrow") as caught:
         extract_features(lab.workspace, lab.manifest, runs["head"], settings)
     assert "leukemia-cli[parquet]" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_parquet_comes_back_the_same(parted, tmp_path: Path) -> None:

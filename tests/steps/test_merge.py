@@ -22,7 +22,7 @@ from leukemia_cli.reporting.findings import Finding, Row
 from leukemia_cli.reporting.outputs import Terms, find_output, open_rows, partial_of, sidecar_of
 from leukemia_cli.reporting.row_stores import RowForm, read_parquet
 from leukemia_cli.steps.merge import merge
-from leukemia_cli.workspace import sealed, write_json
+from leukemia_cli.workspace.documents import sealed, write_json
 
 CLASSES = ("ALL", "HTL")
 pytestmark = pytest.mark.usefixtures("without_a_disk")
@@ -288,3 +288,128 @@ def test_a_merge_that_failed_is_simply_made_again(tmp_path: Path) -> None:
     parts = write_shards(tmp_path / "parts", 2, "csv")
     assert merge(names(parts), tmp_path / "m.csv").output.rows == len(PATHS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.csv", "m.csv.leuk.json", "parts"]
+
+
+# ------------------------------------------------------------------------------------------------ folders of parts
+
+
+def write_folders(folder: Path, of: int, rows_per_part: int) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    return [
+        write(folder / f"{i}", PATHS, Shard(number=i, of=of), "parquet", rows_per_part=rows_per_part + i)
+        for i in range(1, of + 1)
+    ]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_folders_of_parts_are_merged_as_files_are(tmp_path: Path) -> None:
+    """Shards with parts of different lengths, named one by one, by their folder, by a pattern, and among files."""
+    one = write(tmp_path / "one.parquet", PATHS, None, "parquet")
+    parted = write(tmp_path / "parted", PATHS, None, "parquet", rows_per_part=10)
+    shards = write_folders(tmp_path / "parts", 3, 4)
+    write(tmp_path / "parts" / "whole.csv", PATHS, None, "csv")
+    ways = (names(shards[::-1]), [str(tmp_path / "parts")], [str(tmp_path / "parts" / "[0-9]")])
+    for number, given_parts in enumerate(ways):
+        done = merge(given_parts, tmp_path / f"m{number}.parquet")
+        assert read_parquet(done.output.file).equals(read_parquet(one), check_metadata=True)
+        done = merge(given_parts, tmp_path / f"m{number}", rows_per_part=10)
+        assert content(done.output.file) == content(parted)
+        assert find_output(tmp_path / f"m{number}") == done.output and len(done.output.parts) == 5
+    mixed = [write(tmp_path / "1.csv", PATHS, Shard(number=1, of=3), "csv"), *shards[1:]]
+    assert content(merge(names(mixed), tmp_path / "mixed", rows_per_part=10).output.file) == content(parted)
+    csv = write(tmp_path / "one.csv", PATHS, None, "csv")
+    assert merge(names(mixed), tmp_path / "mixed.csv").output.file.read_bytes() == csv.read_bytes()
+    assert names(sorted(tmp_path.glob("*.partial*"))) == []
+
+
+def test_a_folder_with_a_part_missing_changed_or_too_many_is_refused(tmp_path: Path) -> None:
+    shards = write_folders(tmp_path / "parts", 2, 4)
+    part = shards[1] / "part-000001.parquet"
+    kept = part.read_bytes()
+    part.unlink()
+    with pytest.raises(WorkspaceError, match=r"2 has no part-000001\.parquet"):
+        merge(names(shards), tmp_path / "m.csv")
+    part.write_bytes(kept + b"x")
+    with pytest.raises(WorkspaceError, match=r"part-000001\.parquet has changed"):
+        merge(names(shards), tmp_path / "m.csv")
+    part.write_bytes(kept)
+    (shards[1] / "part-000009.parquet").write_bytes(kept)
+    with pytest.raises(WorkspaceError, match=r"holds part-000009\.parquet"):
+        merge(names(shards), tmp_path / "m.csv")
+    (shards[1] / "part-000009.parquet").unlink()
+    mark = shards[1] / "_leuk.json"
+    mark.rename(tmp_path / "kept.json")
+    with pytest.raises(WorkspaceError, match=r"it holds parts, and no _leuk\.json"):
+        merge(names(shards), tmp_path / "m.csv")
+    with pytest.raises(WorkspaceError, match="shard 2/2 is missing"):
+        merge([str(tmp_path / "parts")], tmp_path / "m.csv")
+    (tmp_path / "kept.json").rename(mark)
+    assert merge(names(shards), tmp_path / "m.csv").output.rows == len(PATHS)
+
+
+def test_an_unfinished_folder_is_named_and_none_is_written_into_a_part(tmp_path: Path) -> None:
+    shards = write_folders(tmp_path / "parts", 2, 4)
+    shutil.rmtree(shards[1])
+    terms = replace(TERMS, form="parquet", shard=Shard(number=2, of=2), rows_per_part=6)
+    with pytest.raises(KeyboardInterrupt), open_rows(shards[1], terms) as rows:
+        rows.add(row_of("a.png"))
+        raise KeyboardInterrupt
+    with pytest.raises(WorkspaceError, match="shard 2/2 is missing") as refused:
+        merge([str(tmp_path / "parts")], tmp_path / "m.csv")
+    assert f"Unfinished: {shards[1]}.partial" in refused.value.hint
+    for named in (str(shards[1]), f"{shards[1]}.partial"):
+        with pytest.raises(WorkspaceError, match="is not finished"):
+            merge([str(shards[0]), named], tmp_path / "m.csv")
+    with pytest.raises(UsageError, match="is one of the parts"):
+        merge([str(shards[0])], shards[0], rows_per_part=3)
+    shutil.rmtree(f"{shards[1]}.partial")
+    write(shards[1], PATHS, Shard(number=2, of=2), "csv")
+    with pytest.raises(UsageError, match="lies in a folder of parts"):
+        merge(names(shards), shards[0] / "m.csv")
+    with pytest.raises(UsageError, match="is a folder of parts, and --format csv is one file"):
+        merge(names(shards), tmp_path / "m", "csv", 10)
+
+
+def test_unfinished_text_that_is_named_is_said_to_be_unfinished(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), open_rows(tmp_path / "1.csv", replace(TERMS, shard=Shard(number=1, of=1))):
+        raise KeyboardInterrupt
+    with pytest.raises(WorkspaceError, match=r"1\.csv\.partial is not finished"):
+        merge([str(tmp_path / "1.csv.partial")], tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("to", ["parquet", "csv"])
+def test_parquet_with_other_rows_than_it_says_is_refused_by_name(to: RowForm, tmp_path: Path) -> None:
+    """Its digest is right, and its first rows are: it was made so."""
+    parts = write_shards(tmp_path / "parts", 2, "parquet")
+    for count, said in ((50, "more"), (3, "fewer")):
+        write(parts[1], [f"{i}.png" for i in range(2 * count)], Shard(number=2, of=2), "parquet")
+        told = json.loads(sidecar_of(parts[1]).read_text())
+        first = json.loads(sidecar_of(parts[0]).read_text())
+        facts = {name: first[name] for name in ("inputs", "inputs_sha256")}
+        write_json(sidecar_of(parts[1]), sealed({**told, **facts, "rows": len(PATHS) // 2}))
+        with pytest.raises(WorkspaceError, match=rf"2\.parquet is damaged: it has {said} than {len(PATHS) // 2} rows"):
+            merge(names(parts), tmp_path / "m", to)
+
+
+def test_parquet_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    parts = write_shards(tmp_path / "parts", 2, "parquet")
+    content = parts[1].read_bytes()
+    for bad in (content[:4] + b"\0" * 400 + content[404:], content[: len(content) // 2] + content[-8:]):
+        parts[1].write_bytes(bad)
+        told = json.loads(sidecar_of(parts[1]).read_text())
+        write_json(sidecar_of(parts[1]), sealed({**told, "sha256": hashlib.sha256(bad).hexdigest()}))
+        with pytest.raises(WorkspaceError, match=r"part .*2\.parquet is damaged"):
+            merge(names(parts), tmp_path / "m")
+
+
+def test_text_in_which_a_quote_has_no_end_is_not_held_in_memory(tmp_path: Path) -> None:
+    file = write_shards(tmp_path / "parts", 1, "csv", ["a.png"])[0]
+    bad = file.read_bytes() + b'"' + b"b.png\n" * 200_000
+    file.write_bytes(bad)
+    told = json.loads(sidecar_of(file).read_text())
+    write_json(sidecar_of(file), sealed({**told, "sha256": hashlib.sha256(bad).hexdigest()}))
+    with pytest.raises(WorkspaceError, match=r"1\.csv is damaged: a quote in it has no other one"):
+        merge([str(file)], tmp_path / "m.csv")

@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import os
+import shutil
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from leukemia_cli.data.manifest import read_manifest
 from leukemia_cli.domain import Item, Note, unheard
 from leukemia_cli.errors import DataError, UsageError
 from leukemia_cli.steps.prepare import NO_GROUPS, Prepared, PrepareSettings, prepare
-from leukemia_cli.workspace import Workspace, new_run_folder, open_workspace, write_json
+from leukemia_cli.workspace.documents import write_json
+from leukemia_cli.workspace.folders import Workspace, open_workspace
+from leukemia_cli.workspace.runs import new_run_folder
 
 CONTRACT_KEYS = {
     "task",
@@ -340,18 +343,9 @@ def test_an_image_that_vanishes_between_is_only_one_reason(workspace: Workspace,
 # ------------------------------------------------------------------------------------------------------- real images
 
 
-def real(folder: str) -> Path:
-    """Give a folder of the real images, or skip."""
-    place = os.environ.get("LEUK_TEST_DATA")
-    if not place or not (Path(place) / folder).is_dir():
-        pytest.skip(f"LEUK_TEST_DATA names no folder with {folder}")
-    return (Path(place) / folder).absolute()
-
-
 @pytest.mark.slow
-@pytest.mark.real
-def test_taleqani(workspace: Workspace) -> None:
-    prepared = run(workspace, real("Taleqani"), group_by="file:appearance_groups.csv", folds=5)
+def test_taleqani(workspace: Workspace, real_images: Callable[[str], Path]) -> None:
+    prepared = run(workspace, real_images("Taleqani"), group_by="file:appearance_groups.csv", folds=5)
     answer = prepared.as_json()
     assert (answer["images"], answer["groups"], answer["groups_source"]) == (1000, 32, "given")
     assert sum(counts["HTL"] for counts in answer["splits"].values()) == 250
@@ -367,9 +361,16 @@ def test_taleqani(workspace: Workspace) -> None:
     assert answer["skipped"] == []
 
 
-@pytest.mark.real
-def test_all_idb1(workspace: Workspace) -> None:
-    root = real("ALL_IDB1")
+def test_all_idb1(workspace: Workspace, tmp_path: Path, real_images: Callable[[str], Path]) -> None:
+    """Of each block every third image, and the two files of which one is a copy of the other."""
+    real, root = real_images("ALL_IDB1"), tmp_path / "ALL_IDB1"
+    with (real / "capture_blocks.csv").open(encoding="utf-8", newline="") as stream:
+        rows = sorted(csv.DictReader(stream), key=lambda row: row["block"])
+    (root / "im").mkdir(parents=True)
+    for place, row in enumerate(rows):
+        if place % 3 == 0 or row["image"] in ("Im093_0.jpg", "Im108_0.jpg"):
+            (root / "im" / row["image"]).symlink_to(real / "im" / row["image"])
+    shutil.copy(real / "capture_blocks.csv", root)
     with pytest.raises(DataError, match="class ALL has 2 groups, too few"):
         run(workspace, root, group_by="file:capture_blocks.csv")
     prepared = run(workspace, root, group_by="file:capture_blocks.csv", folds=4)
@@ -380,9 +381,8 @@ def test_all_idb1(workspace: Workspace) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.real
-def test_cells_of_two_laboratories(workspace: Workspace, tmp_path: Path) -> None:
-    aml, healthy = real("AML_cells"), real("healthy_cells")
+def test_cells_of_two_laboratories(workspace: Workspace, tmp_path: Path, real_images: Callable[[str], Path]) -> None:
+    aml, healthy = real_images("AML_cells"), real_images("healthy_cells")
     file = tmp_path / "data.yaml"
     file.write_text(
         "task: five-class\n"

@@ -15,7 +15,7 @@ from leukemia_cli.steps.prepare import Prepared, PrepareSettings, prepare
 from leukemia_cli.vision.decode import decode
 from leukemia_cli.vision.fingerprints import RECORD, VERSION, describe, packed
 from leukemia_cli.vision.records import RecordFile
-from leukemia_cli.workspace import open_workspace
+from leukemia_cli.workspace.folders import open_workspace
 
 SAMPLES = Path(__file__).parents[2] / "sample_images"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -337,7 +337,7 @@ def test_white_cells_of_drawn_smears_are_found(monkeypatch: pytest.MonkeyPatch) 
     truths: list[list[tuple[float, float]]] = []
     place = drawing._place_white_cells
 
-    def placed(kind: str, cover: float, size: tuple[float, float], rng: np.random.Generator) -> list[drawing._Placed]:
+    def placed(kind: str, cover: float, size: tuple[float, float], rng: np.random.Generator) -> list[drawing.Placed]:
         cells = place(kind, cover, size, rng)
         truths.append([(cell.x_um, cell.y_um) for cell in cells])
         return cells
@@ -356,11 +356,8 @@ def test_white_cells_of_drawn_smears_are_found(monkeypatch: pytest.MonkeyPatch) 
     assert right >= 0.85 * found_count
 
 
-@pytest.mark.real
-def test_white_cells_of_real_smears_are_found() -> None:
-    folder = Path(os.environ.get("LEUK_TEST_DATA", "")) / "ALL_IDB1"
-    if not os.environ.get("LEUK_TEST_DATA") or not folder.is_dir():
-        pytest.skip("LEUK_TEST_DATA names no folder with ALL_IDB1")
+def test_white_cells_of_real_smears_are_found(real_images: Callable[[str], Path]) -> None:
+    folder = real_images("ALL_IDB1")
     truth: dict[str, list[tuple[float, float]]] = defaultdict(list)
     with (folder / "white_cells.csv").open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):

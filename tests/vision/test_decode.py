@@ -229,11 +229,13 @@ def test_every_stored_mode_becomes_rgb(mode: str) -> None:
     assert saved
 
 
-def test_lab_is_refused_or_converted_never_a_traceback() -> None:
-    try:
-        decode(encoded(Image.new("LAB", (20, 20), (128, 0, 0)), "TIFF"))
-    except BadImage as error:
-        assert error.reason
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [((128, 128, 128), (119, 119, 119)), ((136, 208, 195), (255, 0, 0))],  # L* 50 is grey; L* 53, a* 80, b* 67 is red
+)
+def test_lab_becomes_the_colour_that_it_means(stored: tuple[int, int, int], shown: tuple[int, int, int]) -> None:
+    pixels = decode(encoded(Image.new("LAB", (20, 20), stored), "TIFF")).pixels
+    assert np.abs(pixels.astype(int) - shown).max() <= 12
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])

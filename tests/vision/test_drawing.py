@@ -16,7 +16,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from leukemia_cli.errors import UsageError
-from leukemia_cli.vision.drawing import KINDS, SampleSet, draw_field, draw_patient, write_sample_images
+from leukemia_cli.vision.drawing import draw_field, draw_patient
+from leukemia_cli.vision.drawn_kinds import KINDS
+from leukemia_cli.vision.sample_set import SampleSet, write_sample_images
 
 COMMITTED = Path(__file__).parents[2] / "sample_images"
 
@@ -38,7 +40,7 @@ def default_set(tmp_path_factory: pytest.TempPathFactory) -> SampleSet:
 @pytest.fixture
 def no_slide(monkeypatch: pytest.MonkeyPatch) -> None:
     """The slide costs more than twenty fields; the tests of files need none of its pixels."""
-    monkeypatch.setattr("leukemia_cli.vision.drawing._draw_slide", lambda seed: b"slide %d" % seed)
+    monkeypatch.setattr("leukemia_cli.vision.sample_set._draw_slide", lambda seed: b"slide %d" % seed)
 
 
 def test_default_set_has_its_layout_and_fits_three_megabytes(default_set: SampleSet) -> None:
@@ -144,13 +146,13 @@ def colour_statistics(image: Image.Image) -> NDArray[np.float64]:
 
 
 def test_colour_statistics_hardly_tell_the_class() -> None:
-    # 12 patients a class, 3 fields each. The bounds are chance plus two standard errors where the patient is the unit:
+    # 12 patients a class, 2 fields each. The bounds are chance plus two standard errors where the patient is the unit:
     # five classes 0.20 + 2 * sqrt(0.2 * 0.8 / 60) = 0.30; two classes 0.50 + 2 * sqrt(0.25 / 24) = 0.70.
     statistics, labels, groups = [], [], []
     for kind in KINDS:
         for number in range(1, 13):
             patient = draw_patient(kind, number)
-            for image in range(3):
+            for image in range(2):
                 field = draw_field(kind, patient, np.random.default_rng([KINDS.index(kind), number, image]))
                 statistics.append(colour_statistics(field))
                 labels.append(kind)

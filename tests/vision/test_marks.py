@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -134,16 +134,8 @@ def test_uniform_images_hold_no_mark(colour: int) -> None:
 # ------------------------------------------------------------------------------------------------------ real images
 
 
-def real(folder: str) -> Path:
-    place = Path(os.environ.get("LEUK_TEST_DATA", "")) / folder
-    if not os.environ.get("LEUK_TEST_DATA") or not place.is_dir():
-        pytest.skip(f"LEUK_TEST_DATA names no folder with {folder}")
-    return place
-
-
-@pytest.mark.real
-def test_every_scale_bar_is_found() -> None:
-    place = real("Taleqani")
+def test_every_scale_bar_is_found(real_images: Callable[[str], Path]) -> None:
+    place = real_images("Taleqani")
     with (place / "appearance_groups.csv").open(newline="") as file:
         paths = [row["path"] for row in csv.DictReader(file)][::10]
     missed = []
@@ -154,13 +146,12 @@ def test_every_scale_bar_is_found() -> None:
     assert missed == [] and len(paths) >= 50
 
 
-@pytest.mark.real
-def test_pointers_are_found_and_cells_are_not() -> None:
-    place = real("ALL_IDB1")
+def test_pointers_are_found_and_cells_are_not(real_images: Callable[[str], Path]) -> None:
+    place = real_images("ALL_IDB1")
     pointed = {f"Im{number:03}_1.jpg" for number in (2, 3, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 19)}
     every = sorted((place / "im").glob("*.jpg"))
     paths = [path for i, path in enumerate(every) if path.name in pointed or i % 6 == 0]
     found = {path.name for path in paths if any(m.kind == "paint" for m in find_marks(decode(str(path)).pixels))}
     assert found == pointed & {path.name for path in paths}
-    cells = sorted((real("BCCD") / "JPEGImages").iterdir())[::6]
+    cells = sorted((real_images("BCCD") / "JPEGImages").iterdir())[::6]
     assert sum(bool(find_marks(decode(str(path)).pixels)) for path in cells) <= 1

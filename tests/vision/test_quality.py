@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -84,13 +84,11 @@ def test_other_arrays_are_refused(pixels: np.ndarray) -> None:
         tile_quality(pixels)
 
 
-@pytest.mark.real
 @pytest.mark.parametrize(("folder", "count"), REAL)
-def test_nearly_all_real_fields_are_usable_and_few_of_their_blurred_copies(folder: str, count: int) -> None:
-    place = Path(os.environ.get("LEUK_TEST_DATA", "")) / folder
-    if not os.environ.get("LEUK_TEST_DATA") or not place.is_dir():
-        pytest.skip(f"LEUK_TEST_DATA names no folder with {folder}")
-    paths = sorted(path for path in place.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+def test_nearly_all_real_fields_are_usable_and_few_of_their_blurred_copies(
+    folder: str, count: int, real_images: Callable[[str], Path]
+) -> None:
+    paths = sorted(path for path in real_images(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     fields = [decode(path).pixels for path in paths[:: max(1, len(paths) // count)][:count]]
     assert sum(tile_quality(pixels) == "usable" for pixels in fields) >= len(fields) - 1
     assert all(tile_quality((pixels * 0.4).astype(np.uint8)) == "overstained" for pixels in fields)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -90,11 +90,10 @@ def test_other_arrays_are_refused(pixels: np.ndarray) -> None:
         ("odd_inputs", "*/*", 1),
     ],
 )
-def test_real_smears_have_a_smears_colours(folder: str, pattern: str, step: int) -> None:
-    place = Path(os.environ.get("LEUK_TEST_DATA", "")) / folder
-    if not os.environ.get("LEUK_TEST_DATA") or not place.is_dir():
-        pytest.skip(f"LEUK_TEST_DATA names no folder with {folder}")
-    files = sorted(place.glob(pattern))[::step]
+def test_real_smears_have_a_smears_colours(
+    folder: str, pattern: str, step: int, real_images: Callable[[str], Path]
+) -> None:
+    files = sorted(real_images(folder).glob(pattern))[::step]
     told = [smear_colours(decode(str(file)).pixels).like_a_smear for file in files]
     assert len(files) > 5
     assert np.mean(told) >= 0.98

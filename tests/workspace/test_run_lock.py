@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from leukemia_cli.errors import WorkspaceError
-from leukemia_cli.workspace import LOCK_FILE, run_lock
+from leukemia_cli.workspace.locks import LOCK_FILE, run_lock
 
 
 def hold(folder: Path, **told: object) -> Path:
@@ -40,10 +41,10 @@ def test_it_is_held_while_the_block_runs_and_gone_after(tmp_path: Path) -> None:
 
 def test_another_process_that_lives_holds_it_and_a_dead_one_does_not(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from leukemia_cli.workspace import run_lock\n"
+        "import sys, time; from pathlib import Path; from leukemia_cli.workspace.locks import run_lock\n"
         "with run_lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
     )
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
         stdout=subprocess.PIPE,
@@ -61,12 +62,11 @@ def test_another_process_that_lives_holds_it_and_a_dead_one_does_not(tmp_path: P
 
 
 def test_a_number_that_another_process_has_got_since_holds_nothing(tmp_path: Path) -> None:
-    hold(tmp_path, pid=os.getppid(), began="1")
-    with run_lock(tmp_path):
-        pass
-    hold(tmp_path, began="1")  # a container begun anew: the same host name and the same number
-    with run_lock(tmp_path):
-        pass
+    for told in ({"pid": os.getppid()}, {}):  # without a pid our own: a container begun anew with an equal host name
+        before = hold(tmp_path, began="1", **told).read_text()
+        with run_lock(tmp_path):
+            assert (tmp_path / LOCK_FILE).read_text() != before
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_one_of_another_host_is_never_taken_and_the_error_says_what_to_delete(tmp_path: Path) -> None:
@@ -97,6 +97,7 @@ def test_of_many_that_ask_at_once_one_at_a_time_gets_it(tmp_path: Path) -> None:
                     with guard:
                         inside += 1
                         most = max(most, inside)
+                    time.sleep(0.0005)  # so that another which was let in as well is seen
                     with guard:
                         inside -= 1
             except WorkspaceError:

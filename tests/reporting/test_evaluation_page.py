@@ -16,10 +16,12 @@ from drawn_reports import HOSTILE, drawn_picture, drawn_report
 from leukemia_cli.judging.curves import reliability
 from leukemia_cli.judging.evaluation import judge, judge_abstention, judge_label_sets, trace
 from leukemia_cli.judging.predictions import Predictions
+from leukemia_cli.reporting.caveats import RESEARCH_USE
 from leukemia_cli.reporting.checklists import CLAIM, TRIPOD_AI
-from leukemia_cli.reporting.evaluation import RESEARCH_USE, Evidence, Mistake, Rates, ReportContext, as_report
+from leukemia_cli.reporting.evaluation import Evidence, Mistake, Rates, ReportContext, as_report
+from leukemia_cli.reporting.evaluation_page import report_page
+from leukemia_cli.reporting.evaluation_source import Heatmap
 from leukemia_cli.reporting.html import NOT_IN_REPORT, escaped
-from leukemia_cli.reporting.page import Heatmap, report_page
 
 FIVE = ("ALL", "AML", "CLL", "CML", "HTL")
 SECTIONS = [

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from drawn_reports import HOSTILE, drawn_picture, drawn_report
 
-from leukemia_cli.reporting.html import DARK, LIGHT
-from leukemia_cli.reporting.page import Heatmap, report_page
+from leukemia_cli.reporting.evaluation_page import report_page
+from leukemia_cli.reporting.evaluation_source import Heatmap
+from leukemia_cli.reporting.style import DARK, LIGHT
 
 CHROMIUM = shutil.which("chromium") or ("/usr/bin/chromium" if Path("/usr/bin/chromium").exists() else None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: pages were not looked at in a browser")

@@ -1,0 +1,1 @@
+"""Where artefacts lie, and how they come to lie there whole."""
