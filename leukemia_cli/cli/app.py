@@ -901,10 +901,7 @@ def classify(
             metavar="FILE|FOLDER/", help="Write to this instead of stdout; with a / at its end, Parquet in parts."
         ),
     ] = None,
-    rows_per_part: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Make --output a folder of parts of N rows (default with a /: 100000)."),
-    ] = None,
+    rows_per_part: options.RowsPerPart = None,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N|slurm", help="Only every N-th input from the I-th; slurm: of this array's task."),
@@ -1033,10 +1030,7 @@ def merge(
         Literal["csv", "jsonl", "parquet"] | None,
         typer.Option("--format", help="Default: by the ending of the output, or as the parts are."),
     ] = None,
-    rows_per_part: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Make --output a folder of parts of N rows (default with a /: 100000)."),
-    ] = None,
+    rows_per_part: options.RowsPerPart = None,
 ) -> None:
     """Put the outputs of all shards together, in the order of the inputs, after checking that they belong together."""
     from leukemia_cli.reporting.outputs import read_output

@@ -229,6 +229,10 @@ def check_names(backbone: str, variant: str | None) -> None:
         find_variant(variant)
 
 
+RowsPerPart = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Make --output a folder of parts of N rows (default with a /: 100000)."),
+]
 MASK_MARKS = "Paint scale bars, lettering and pointers over in the ground's colour. Our choice, not the paper's."
 BACKGROUND = "mask paints all but the cell over; auto does it for a manifest of cells. Our choice."
 STAIN_NORM = "Bring every image's colours to fixed numbers. Our choice, not the paper's."

@@ -6,23 +6,24 @@ steps, from the same weights, on the same views of the run's own images; the cop
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from leukemia_cli.domain import Preprocessing, Sample
+from leukemia_cli.domain import Sample, Track
 from leukemia_cli.learning.arrays import Labels
-from leukemia_cli.learning.finetuning import TuneSettings, fine_tune
+from leukemia_cli.learning.finetuning import Tuned
 from leukemia_cli.learning.fitting import FitSettings
-from leukemia_cli.learning.machine import Machine
-from leukemia_cli.learning.network import Network
 
+TrialPrecision = Literal["fp32", "bf16"]
+Batch = tuple[Sequence[Sample], Labels]
+"""Images and their classes (n,)."""
+Tune = Callable[[TrialPrecision, Batch, FitSettings, Track], Tuned]
+"""Fine-tunes a copy of the network on a batch, its steps watched by a track."""
 STEPS = 5
 """Steps in each precision; the first is not timed."""
 LEAST_GAIN = 1.2
@@ -54,7 +55,7 @@ class PrecisionTrial:
         return float((np.abs(full - half) / np.maximum(1.0, np.abs(full))).max())  # NaN where there is one
 
     @property
-    def taken(self) -> Literal["fp32", "bf16"]:
+    def taken(self) -> TrialPrecision:
         """Name the precision to train in; a difference that is no number counts as one too large."""
         return "bf16" if self.gain >= LEAST_GAIN and self.apart <= MOST_APART else "fp32"
 
@@ -80,49 +81,33 @@ def worth_trying(images: int, fit: FitSettings) -> bool:
     return fit.epochs * math.ceil(images / (fit.batch_size * fit.accumulate)) >= LEAST_PLANNED
 
 
-def try_precisions(
-    network: Network,
-    train: tuple[Sequence[Sample], Labels],
-    spec: Preprocessing,
-    fit: FitSettings,
-    tuning: TuneSettings,
-    *,
-    last_stage: tuple[str, ...],
-    class_count: int,
-    seed: int,
-    machine: Machine,
-    resume_hint: str = "",
-) -> PrecisionTrial:
-    """Take the same few steps of fine-tuning in fp32 and in bf16, on copies: `network` stays as it is.
+def try_precisions(tune: Tune, train: Batch, fit: FitSettings) -> PrecisionTrial:
+    """Take the same few steps of fine-tuning in fp32 and in bf16; `tune` takes them on copies. Raises what it raises.
 
-    The batch is spread over the training images, which are sorted by class as often as not. Raises as `fine_tune` does.
+    The batch is spread over the training images, which are sorted by class as often as not.
     """
     samples, labels = train
     size = min(fit.batch_size, len(samples))
     places = [len(samples) * i // size for i in range(size)]
     batch = [samples[i] for i in places], labels[places]
     brief = replace(fit, epochs=STEPS, patience=STEPS, accumulate=1)  # an epoch is one step, so each has its loss
-    seconds, losses = {}, {}
-    for precision in ("fp32", "bf16"):
-        times: list[float] = []
-
-        def timed(items: Iterable[Any], *, total: int, label: str, times: list[float] = times) -> Iterator[Any]:
-            del total, label
-            for item in items:
-                began = time.perf_counter()
-                yield item
-                times.append(time.perf_counter() - began)
-
-        tuned = fine_tune(
-            copy.deepcopy(network), batch, None, spec, brief, replace(tuning, precision=precision),
-            last_stage=last_stage, class_count=class_count, seed=seed, machine=machine, checkpoint=None,
-            resume_hint=resume_hint, track=timed,
-        )  # fmt: skip
-        seconds[precision] = min(itertools.islice(times, 1, None))
-        losses[precision] = tuple(score.train_loss for score in tuned.epochs)
+    fp32_step_s, fp32_losses = _steps(tune, "fp32", batch, brief)
+    bf16_step_s, bf16_losses = _steps(tune, "bf16", batch, brief)
     return PrecisionTrial(
-        fp32_step_s=seconds["fp32"],
-        bf16_step_s=seconds["bf16"],
-        fp32_losses=losses["fp32"],
-        bf16_losses=losses["bf16"],
+        fp32_step_s=fp32_step_s, bf16_step_s=bf16_step_s, fp32_losses=fp32_losses, bf16_losses=bf16_losses
     )
+
+
+def _steps(tune: Tune, precision: TrialPrecision, batch: Batch, fit: FitSettings) -> tuple[float, tuple[float, ...]]:
+    """Give the least seconds of a step but the first, and the loss before each."""
+    times: list[float] = []
+
+    def timed(items: Iterable[Any], *, total: int, label: str) -> Iterator[Any]:
+        del total, label
+        for item in items:
+            began = time.perf_counter()
+            yield item
+            times.append(time.perf_counter() - began)
+
+    tuned = tune(precision, batch, fit, timed)
+    return min(times[1:]), tuple(score.train_loss for score in tuned.epochs)

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from leukemia_cli.domain import (
     silent,
     unheard,
 )
-from leukemia_cli.errors import MachineError, UsageError
+from leukemia_cli.errors import MachineError, UsageError, WorkspaceError
 from leukemia_cli.judging.calibration import fit_temperature, softmax
 from leukemia_cli.judging.intervals import plain_values
 from leukemia_cli.judging.metrics import METRICS
@@ -53,15 +53,15 @@ from leukemia_cli.learning.features import FrozenRows, Means, Rows, Views
 from leukemia_cli.learning.finetuning import Tuned, TuneSettings, fine_tune
 from leukemia_cli.learning.fitting import EpochScore, FitSettings, FittingSet, fit_head
 from leukemia_cli.learning.loading import doubt_arrays, restore_head
-from leukemia_cli.learning.machine import Machine
+from leukemia_cli.learning.machine import Machine, Precision
 from leukemia_cli.learning.network import Head, Network, prefixed, unprefixed
-from leukemia_cli.learning.precision_trial import try_precisions, worth_trying
+from leukemia_cli.learning.precision_trial import Batch, TrialPrecision, try_precisions, worth_trying
 from leukemia_cli.learning.reading import Bags, Reading, fit_reading, strangeness
 from leukemia_cli.learning.selection import Diary, Fit, Holdout, Selection, Trial, choose, inner_holdouts, left_out
 from leukemia_cli.learning.sharing import SharedRows, Wanted
 from leukemia_cli.learning.svm import Kernels, Svm
 from leukemia_cli.learning.weights import LoadedBackbone
-from leukemia_cli.workspace.documents import read_json, write_json
+from leukemia_cli.workspace.documents import SCHEMA_VERSION, check_schema, read_json, sealed, write_json
 
 INNER_FOLDS = 4
 PRECISION_FILE = "precision.json"
@@ -112,7 +112,7 @@ class TrainPlan:
     """The fit of heads on frozen features: `fit` itself with `--tune head`, its defaults before fine-tuning."""
     augmentation: Augmentation | None
     views: int
-    precision: Literal["fp32", "bf16", "fp16", "auto"]
+    precision: Precision
     """Of fine-tuning; `auto` is settled by a trial before the first step of it, where one can pay."""
     checkpoint_every_s: float
     max_megapixels: float
@@ -203,7 +203,11 @@ class Trainer:
         if self.spec.remedies.hide_origin:
             self.as_photographed = self._rows_by(loaded.module, self.spec.as_photographed)
         if plan.precision == "auto" and checkpoints is not None and (checkpoints / PRECISION_FILE).exists():
-            self._take_precision(read_json(checkpoints / PRECISION_FILE, "precision"))  # before the interruption
+            settled = read_json(checkpoints / PRECISION_FILE, "precision")  # before the interruption
+            check_schema(settled, checkpoints / PRECISION_FILE, SCHEMA_VERSION)
+            if settled.get("taken") not in ("fp32", "bf16") or "trial" not in settled:
+                raise WorkspaceError(f"{checkpoints / PRECISION_FILE} is damaged", "Train anew without --resume")
+            self._take_precision(settled)
 
     # ------------------------------------------------------------------------------------------------- members
 
@@ -306,21 +310,14 @@ class Trainer:
 
     def _fine_tuned(self, head: Head, part: Part, state: Path | None) -> tuple[Network, Tuned]:
         """Fine-tune the given backbone with a head; every process of a team comes here with the same."""
-        network = Network(copy.deepcopy(self.loaded.module), head)
         samples, val = self._samples(part.train), self._samples(part.val)
-        tuned = fine_tune(
-            network,
+        network, tuned = self._fine_tune(
+            head,
             (samples, self.labels[list(part.train)]),
             (val, self.labels[list(part.val)]) if val else None,
-            self.spec,
             self.plan.fit,
-            self._tune_settings(),
-            last_stage=self.loaded.last_stage,
-            class_count=self.class_count,
-            seed=self.plan.seed,
-            machine=self.machine,
+            self.plan.precision,
             checkpoint=state,
-            resume_hint=self.resume_hint,
             track=self.track,
             note=self.note,
             team=self.team,
@@ -328,38 +325,63 @@ class Trainer:
         self._moved = network.backbone
         return network, tuned
 
-    def _tune_settings(self) -> TuneSettings:
-        return TuneSettings(
-            tune=self.recipe.tune,
-            precision=self.plan.precision,
-            augmentation=self.plan.augmentation,
-            hold_normalisation=not self.loaded.spec.is_random,
-            checkpoint_every_s=self.plan.checkpoint_every_s,
-            max_megapixels=self.plan.max_megapixels,
+    def _fine_tune(
+        self,
+        head: Head,
+        train: tuple[Sequence[Sample], Labels],
+        validation: tuple[Sequence[Sample], Labels] | None,
+        fit: FitSettings,
+        precision: Precision,
+        *,
+        checkpoint: Path | None = None,
+        track: Track,
+        note: Note = unheard,
+        team: Team = ALONE,
+    ) -> tuple[Network, Tuned]:
+        """Fine-tune a copy of the given backbone with `head`, which moves too."""
+        network = Network(copy.deepcopy(self.loaded.module), head)
+        tuned = fine_tune(
+            network,
+            train,
+            validation,
+            self.spec,
+            fit,
+            TuneSettings(
+                tune=self.recipe.tune,
+                precision=precision,
+                augmentation=self.plan.augmentation,
+                hold_normalisation=not self.loaded.spec.is_random,
+                checkpoint_every_s=self.plan.checkpoint_every_s,
+                max_megapixels=self.plan.max_megapixels,
+            ),
+            last_stage=self.loaded.last_stage,
+            class_count=self.class_count,
+            seed=self.plan.seed,
+            machine=self.machine,
+            checkpoint=checkpoint,
+            resume_hint=self.resume_hint,
+            track=track,
+            note=note,
+            team=team,
         )
+        return network, tuned
 
     def _settle_precision(self, head: Head, part: Part) -> None:
         """Put a precision in the place of `auto`: what a trial on this member finds, fp32 where none can pay."""
         if self.plan.precision != "auto":
             return
-        settled: dict[str, Any] = {"taken": "fp32", "trial": None}
+        trial = None
         if worth_trying(len(part.train), self.plan.fit):
-            trial = try_precisions(
-                Network(copy.deepcopy(self.loaded.module), head),
-                (self._samples(part.train), self.labels[list(part.train)]),
-                self.spec,
-                self.plan.fit,
-                self._tune_settings(),
-                last_stage=self.loaded.last_stage,
-                class_count=self.class_count,
-                seed=self.plan.seed,
-                machine=self.machine,
-                resume_hint=self.resume_hint,
-            )
+
+            def tune(precision: TrialPrecision, batch: Batch, fit: FitSettings, track: Track) -> Tuned:
+                return self._fine_tune(copy.deepcopy(head), batch, None, fit, precision, track=track)[1]
+
+            train = self._samples(part.train), self.labels[list(part.train)]
+            trial = try_precisions(tune, train, self.plan.fit)
             self.note(str(trial))
-            settled = {"taken": trial.taken, "trial": trial.as_json()}
+        settled = {"taken": trial.taken if trial else "fp32", "trial": trial.as_json() if trial else None}
         if self.checkpoints is not None:
-            write_json(self.checkpoints / PRECISION_FILE, settled)
+            write_json(self.checkpoints / PRECISION_FILE, sealed({"schema_version": SCHEMA_VERSION, **settled}))
         self._take_precision(settled)
 
     def _take_precision(self, settled: dict[str, Any]) -> None:

@@ -10,19 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from leukemia_cli.domain import HeadChoice
+from leukemia_cli.errors import WorkspaceError
 from leukemia_cli.learning import machine as machines
 from leukemia_cli.learning import precision_trial, training
-from leukemia_cli.learning.finetuning import TuneSettings
 from leukemia_cli.learning.fitting import FitSettings
-from leukemia_cli.learning.machine import choose_machine, choose_precision
-from leukemia_cli.learning.network import Head, Network
-from leukemia_cli.learning.precision_trial import STEPS, PrecisionTrial, try_precisions, worth_trying
+from leukemia_cli.learning.machine import choose_precision
+from leukemia_cli.learning.precision_trial import STEPS, PrecisionTrial, worth_trying
 from leukemia_cli.learning.recipes import TrainSettings
-from leukemia_cli.learning.weights import load_backbone
 from leukemia_cli.steps.train import resume, train
 
-MACHINE = choose_machine("cpu", 1)
 FASTER = PrecisionTrial(
     fp32_step_s=2.0, bf16_step_s=1.0, fp32_losses=(1.0, 0.5, 0.4, 0.3, 0.2), bf16_losses=(1.01, 0.5, 0.4, 0.3, 0.2)
 )
@@ -53,31 +49,29 @@ def test_auto_is_left_to_a_trial_where_the_processor_has_bf16(monkeypatch: pytes
     assert choose_precision("auto", cpu) == "fp32" and choose_precision("bf16", cpu) == "bf16"
 
 
-def test_the_trial_takes_the_same_steps_twice_and_leaves_the_network_as_it_was(make_lab, tmp_path: Path) -> None:
-    manifest = make_lab(tmp_path, splits=("train", "train", "train"), images=2).manifest
-    loaded = load_backbone("timm:test_resnet", "none", seed=3, fit="squash", input_size_px=64)
-    network = Network(
-        loaded.module, Head(HeadChoice(), loaded.spec.feature_width, 2, draws=torch.Generator().manual_seed(0))
+TINY = {
+    "backbone": "timm:test_resnet", "weights": "none", "variant": "base", "tune": "all", "epochs": 2, "batch_size": 4,
+    "input_size_px": 32, "device": "cpu", "workers": 1, "checkpoint_every_s": 0.0,
+}  # fmt: skip
+
+
+def test_the_trial_takes_the_same_steps_twice_and_leaves_no_trace(
+    make_lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = make_lab(tmp_path)
+    monkeypatch.setattr(machines, "cpu_capabilities", lambda: "x86_64 avx512_bf16")
+    monkeypatch.setattr(precision_trial, "LEAST_PLANNED", 1)
+    monkeypatch.setattr(precision_trial, "LEAST_GAIN", 1e9)
+    plain, tried = (
+        train(lab.workspace, lab.manifest, TrainSettings(**TINY, precision=precision)) for precision in ("fp32", "auto")
     )
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    trial = try_precisions(
-        network,
-        (manifest.samples, np.array([s.label == "HTL" for s in manifest.samples], dtype=np.int64)),
-        loaded.preprocessing,
-        FitSettings(epochs=40, batch_size=4, lr=1e-3, warmup_epochs=1.0),
-        TuneSettings(
-            tune="all", precision="auto", augmentation=None, hold_normalisation=True, checkpoint_every_s=1, max_megapixels=1
-        ),
-        last_stage=loaded.last_stage,
-        class_count=2,
-        seed=0,
-        machine=MACHINE,
-    )  # fmt: skip
-    assert len(trial.fp32_losses) == len(trial.bf16_losses) == STEPS
-    assert trial.fp32_losses != trial.bf16_losses, "both were computed in one precision"
-    assert len(set(trial.fp32_losses)) == STEPS, "no step moved the network"
-    assert trial.apart < 0.2 and trial.fp32_step_s > 0 and trial.bf16_step_s > 0
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert (plain.folder / "model.safetensors").read_bytes() == (tried.folder / "model.safetensors").read_bytes()
+    trial = tried.facts["precision_trial"]
+    full, half = trial["fp32_losses"], trial["bf16_losses"]
+    assert len(full) == len(half) == STEPS and len(set(full)) == STEPS, "no step moved the network"
+    assert full != half, "both were computed in one precision"
+    assert np.allclose(full, half, rtol=0.2) and trial["fp32_step_s"] > 0 and trial["bf16_step_s"] > 0
+    assert tried.facts["precision"] == trial["taken"] == "fp32" and plain.facts["precision_trial"] is None
 
 
 def test_what_a_trial_found_holds_for_the_run_and_for_its_resumption(
@@ -93,10 +87,7 @@ def test_what_a_trial_found_holds_for_the_run_and_for_its_resumption(
     monkeypatch.setattr(machines, "cpu_capabilities", lambda: "x86_64 avx512_bf16")
     monkeypatch.setattr(precision_trial, "LEAST_PLANNED", 1)
     monkeypatch.setattr(training, "try_precisions", trial)
-    settings = TrainSettings(
-        backbone="timm:test_resnet", weights="none", variant="base", tune="all", epochs=2, batch_size=4,
-        input_size_px=32, device="cpu", workers=1, checkpoint_every_s=0.0,
-    )  # fmt: skip
+    settings = TrainSettings(**TINY)
     told: list[str] = []
     whole = train(lab.workspace, lab.manifest, settings, note=told.append).facts
     assert whole["precision"] == "bf16" and whole["precision_trial"]["taken"] == "bf16" and len(asked) == 1
@@ -114,6 +105,13 @@ def test_what_a_trial_found_holds_for_the_run_and_for_its_resumption(
     assert len(asked) == 2
     folder = next(path for path in lab.workspace.runs_folder.iterdir() if path.name.startswith("stopped"))
     assert json.loads((folder / "checkpoint" / "precision.json").read_text())["taken"] == "bf16"
+    kept = folder / "checkpoint" / "precision.json"
+    stored = kept.read_text()
+    for damaged, told_so in ((stored.replace("bf16", "fp32", 1), "has changed"), ('{"schema_version": 1}', "damaged")):
+        kept.write_text(damaged)
+        with pytest.raises(WorkspaceError, match=told_so):
+            resume(lab.workspace, lab.manifest, folder.name)
+    kept.write_text(stored)
     # On another machine, where the trial would find something else:
     monkeypatch.setattr(training, "try_precisions", lambda *_, **__: replace(FASTER, bf16_step_s=9.0))
     done = resume(lab.workspace, lab.manifest, folder.name).facts
@@ -126,9 +124,5 @@ def test_a_short_run_is_in_full_precision_without_a_trial(
 ) -> None:
     lab = make_lab(tmp_path)
     monkeypatch.setattr(machines, "cpu_capabilities", lambda: "x86_64 avx512_bf16")
-    settings = TrainSettings(
-        backbone="timm:test_resnet", weights="none", variant="base", tune="last-stage", epochs=1, batch_size=4,
-        input_size_px=32, device="cpu", workers=1,
-    )  # fmt: skip
-    facts = train(lab.workspace, lab.manifest, settings).facts
+    facts = train(lab.workspace, lab.manifest, TrainSettings(**TINY)).facts
     assert facts["precision"] == "fp32" and facts["precision_trial"] is None

@@ -149,6 +149,26 @@ WRITES = {
 }
 
 
+class Stopper:
+    """Raises Stop before or after one of the calls that it is put around, counted over all of them."""
+
+    def __init__(self, at: int, *, after: bool) -> None:
+        self.calls, self._at, self._after = 0, at, after
+
+    def around(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **more: Any) -> Any:
+            self.calls += 1
+            stops = self.calls == self._at
+            if stops and not self._after:
+                raise Stop
+            done = real(*given, **more)
+            if stops:
+                raise Stop
+            return done
+
+        return call
+
+
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("killed", [False, True])
 def test_stopped_before_or_after_any_step_nothing_is_lost_or_doubled(
@@ -158,43 +178,28 @@ def test_stopped_before_or_after_any_step_nothing_is_lost_or_doubled(
     monkeypatch.setattr(row_stores, "PIECE_ROWS", 4)
     paths = paths_of(23)
     write(tmp_path / "whole", paths, PARTED)
-    steps = stopped = 0
-    while stopped == steps:
-        stopped, calls = stopped + 1, 0
-        output = tmp_path / f"rows-{stopped}"
-
-        def stops(real: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*given: Any, **more: Any) -> Any:
-                nonlocal calls, steps
-                calls += 1
-                if calls == stopped and not after:  # noqa: B023 - of this round
-                    steps = stopped  # noqa: B023 - of this round
-                    raise Stop
-                done = real(*given, **more)
-                if calls == stopped and after:  # noqa: B023 - of this round
-                    steps = stopped  # noqa: B023 - of this round
-                    raise Stop
-                return done
-
-            return call
-
+    reached, stopped = True, 0
+    while reached:
+        stopped += 1
+        output, stopper = tmp_path / f"rows-{stopped}", Stopper(stopped, after=after)
         with monkeypatch.context() as patch:
             for module, names in ((outputs, WRITES["outputs"]), (row_stores, WRITES["row_stores"])):
                 for name in names:
-                    patch.setattr(module, name, stops(getattr(module, name)))
-            patch.setattr(Path, "unlink", stops(Path.unlink))
+                    patch.setattr(module, name, stopper.around(getattr(module, name)))
+            patch.setattr(Path, "unlink", stopper.around(Path.unlink))
             if killed:
                 patch.setattr(PartStore, "keep", as_killed)
             try:
                 write(output, paths, PARTED)
             except Stop:
-                assert find_output(output) is None or output.exists()
+                assert not output.exists() or find_output(output) is not None, "it is there and not whole"
+        reached = stopper.calls >= stopped
         if finished(output, PARTED) is None:
             write(output, paths, PARTED, resume=True)
         assert content(output) == content(tmp_path / "whole"), f"step {stopped}"
         assert not partial_of(output).exists()
         shutil.rmtree(output)
-    assert steps > 20
+    assert stopped > 20
 
 
 KILLED = """

@@ -359,7 +359,7 @@ def test_parquet_without_pyarrow_is_refused_before_any_work(
 
 
 def test_parquet_comes_back_the_same(parted, tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
     lab, runs = parted
     settings = ExtractSettings(format="parquet", output=tmp_path / "f.parquet", device="cpu")
     done = extract_features(lab.workspace, lab.manifest, runs["head"], settings)

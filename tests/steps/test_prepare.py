@@ -169,7 +169,7 @@ def test_broken_inputs_are_listed_with_their_reasons(workspace: Workspace, tmp_p
     assert not workspace.manifest_folder.exists()
 
     prepared = run(workspace, root, skip_bad=True)
-    reasons = {os.path.basename(path): reason for path, reason in prepared.skipped}  # noqa: PTH119
+    reasons = {Path(path).name: reason for path, reason in prepared.skipped}
     expected = {
         "zero.jpg": "it is empty",
         "cut.jpg": "it is truncated",
